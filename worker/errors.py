@@ -1,0 +1,115 @@
+"""What can go wrong, named after what the runner does about it.
+
+    WorkerError
+      ConfigError                    do not start; exit 2; every mistake at once
+      Reject                         this row is wrong: to the rejects, go on         (job authors raise it)
+        MissingColumn                the row has no such column
+      DeliveryError                  this delivery is unusable: failed/ and the reason; never retried
+      BackendError(backend, status)
+        Unavailable(retry_after)     retried inside the backend; then the delivery is put back whole and waits
+        Refused      (also Reject)         4xx, OperationOutcome: the row is rejected with the backend's reason
+        Unauthorized (also DeliveryError)  401 with a fresh token, 403, the token endpoint says no
+      Paused                         nothing is wrong with the delivery: it is put back and goes on later
+        Stopping                     the worker is shutting down
+        LostLease                    another worker owns the delivery now: hands off
+
+An error's text is shown to people and kept in the ledger, so it never quotes a record's values, a token or a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class WorkerError(Exception):
+    """Anything that Longshore raises on purpose; its text is a sentence for a person."""
+
+    @property
+    def detail(self) -> str:
+        """The sentence alone."""
+        return str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the configuration: where it stands, under which key, what is wrong and what to write."""
+
+    where: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {self.what}" if self.key else f"{self.where}: {self.what}"
+
+
+class ConfigError(WorkerError):
+    """The worker must not start; carries every mistake that was found."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Reject(WorkerError):
+    """This row is wrong: write it to the rejects with the reason, and go on with the next one."""
+
+
+class MissingColumn(Reject, KeyError):
+    """The job asked a row for a column that its file does not have."""
+
+    def __init__(self, column: str, columns: Iterable[str]) -> None:
+        super().__init__(f"there is no column {column!r}; there are: {', '.join(columns)}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show its repr
+
+
+class DeliveryError(WorkerError):
+    """This delivery can never work: it goes to failed/ (or the dead letters) with the reason."""
+
+
+class BackendError(WorkerError):
+    """A backend, or the OAuth server before it, did not do what was asked.
+
+    ``backend`` is its name in the configuration; ``status`` the HTTP status, None where there was no answer.
+    """
+
+    def __init__(self, backend: str, detail: str, status: int | None = None) -> None:
+        self.backend = backend
+        self.status = status
+        super().__init__(f"{backend}: {detail}")
+
+
+class Unavailable(BackendError):
+    """Down, overloaded or unreachable; worth trying again, after ``retry_after`` seconds where the server said so."""
+
+    def __init__(
+        self, backend: str, detail: str, status: int | None = None, *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(backend, detail, status)
+        self.retry_after = retry_after
+
+
+class Refused(BackendError, Reject):
+    """The backend understood the request and said no; the row is rejected with its reason."""
+
+
+class Unauthorized(BackendError, DeliveryError):
+    """We may not do this, and asking again will not change it: 401 with a fresh token, 403, a refused client."""
+
+
+class Paused(WorkerError):
+    """The delivery is fine but cannot go on just now; it is put back and waits ``hold_off`` seconds."""
+
+    def __init__(self, detail: str, *, hold_off: float | None = None) -> None:
+        super().__init__(detail)
+        self.hold_off = hold_off
+
+
+class Stopping(Paused):
+    """The worker is shutting down; the rest of the delivery is for the next start."""
+
+
+class LostLease(Paused):
+    """This worker was silent for too long and another one owns the delivery now."""

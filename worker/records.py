@@ -1,0 +1,167 @@
+"""The three nouns of the pipe: a delivery, its rows, and what became of each."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import MissingColumn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Row(dict[str, Any]):
+    """One record of a delivery: column -> value, as it stands in the file.
+
+    ``index`` counts the delivery's rows from 0; ``line`` is where the row begins in the file, counted from 1.
+    """
+
+    __slots__ = ("index", "line")
+
+    def __init__(self, values: Mapping[str, Any], *, index: int = 0, line: int = 0) -> None:
+        super().__init__(values)
+        self.index = index
+        self.line = line
+
+    def __missing__(self, column: str) -> Any:
+        raise MissingColumn(column, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row: results, a rejection, or (neither) nothing to say.
+
+    ``results`` holds JSON-able values, ``error`` the name of an error's class, ``detail`` a sentence for a person and
+    ``row`` the rejected row's original values.
+    """
+
+    index: int
+    line: int
+    results: tuple[Any, ...] = ()
+    error: str = ""
+    detail: str = ""
+    row: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive rows of a delivery, in input order.
+
+    ``rows`` could be read, ``wrong`` could not (each is already an outcome); together they are the chunk's ``size``
+    rows from index ``start`` on. ``frame`` makes a DataFrame of the good rows, indexed by line.
+    """
+
+    start: int
+    columns: tuple[str, ...]
+    rows: list[Row]
+    wrong: list[Outcome]
+    frame: Callable[[], pd.DataFrame]
+
+    @property
+    def size(self) -> int:
+        """How many input rows the chunk covers."""
+        return len(self.rows) + len(self.wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a job wants its files read; None: found out from the file."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    chunk_rows: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What came in: its name as the sender gave it, its SHA-256 in hex, its size in bytes."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(slots=True)
+class RowKey:
+    """Names the calls of one row, the same at every run: the digest of the input, the line, and the call's turn."""
+
+    digest: str
+    line: int
+    turn: int = 0
+
+    def next(self) -> str:
+        """The ``Idempotency-Key`` of the row's next write."""
+        self.turn += 1
+        return f"{self.digest[:32]}-{self.line}" + (f"-{self.turn}" if self.turn > 1 else "")
+
+
+class Meter:
+    """Counts the HTTP requests that a delivery really sent, by backend, and its token requests. Thread-safe."""
+
+    def __init__(self, calls: Mapping[str, int] | None = None, token_requests: int = 0) -> None:
+        self._lock = threading.Lock()
+        self._calls = Counter(calls or {})
+        self._token_requests = token_requests
+
+    def call(self, backend: str) -> None:
+        """Count one request to a backend."""
+        with self._lock:
+            self._calls[backend] += 1
+
+    def token_request(self) -> None:
+        """Count one request to a token endpoint."""
+        with self._lock:
+            self._token_requests += 1
+
+    def read(self) -> tuple[dict[str, int], int]:
+        """Calls by backend, and token requests, up to now."""
+        with self._lock:
+            return dict(self._calls), self._token_requests
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    """What the ledger knows of one token: times are seconds from now by the ledger's own clock.
+
+    ``version`` grows with every lease and every change; ``sealed`` is the encrypted token, None where there is none;
+    ``expires_in`` may be negative; ``leader`` fetches a new one for ``lease_left`` more seconds (0: nobody does);
+    ``failure`` is why the last try failed (a sentence), and ``retry_in`` how long nobody should try again.
+    """
+
+    version: int
+    sealed: bytes | None
+    expires_in: float
+    leader: str
+    lease_left: float
+    failure: str
+    retry_in: float
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One file, one message or one tick on its way through; it carries its own ``settle``.
+
+    ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
+    ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
+    ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too.
+    """
+
+    id: str
+    trigger: str
+    source: str
+    input: Input
+    folder: Path
+    attempts: int
+    started: datetime
+    read: Callable[[Reading], Iterator[Chunk]]
+    guard: Callable[[], None]
+    settle: Callable[[Exception | None], None]
+    job: str = ""
+    meter: Meter = field(default_factory=Meter)
+    rows_done: int = 0

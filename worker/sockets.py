@@ -1,0 +1,74 @@
+"""The three sockets of the pipe, as the runner sees them: what a trigger, a backend and an output have to offer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from worker.records import Delivery, Meter, Outcome, RowKey
+
+
+class Trigger(Protocol):
+    """Where deliveries come from."""
+
+    def start(self) -> None:
+        """Begin to hand deliveries to the worker."""
+
+    def stop(self) -> None:
+        """Hand out no more; returns when nothing more will come."""
+
+
+class Session(Protocol):
+    """A backend opened for one delivery: counters and shared lookups belong to it."""
+
+    def at(self, key: RowKey) -> Any:
+        """What the job sees as ``ctx.rest[name]`` or ``ctx.fhir[name]`` while it works on one row."""
+
+
+class Backend(Protocol):
+    """A named connection to a REST or FHIR system; knows its authorization."""
+
+    name: str
+    kind: str  # "rest" or "fhir": under which of the two a job finds it
+
+    def open(self, meter: Meter, stop: threading.Event) -> Session:
+        """A session for one delivery; when ``stop`` is set, its waits end with ``Stopping``."""
+
+    def check(self) -> str:
+        """Ask the backend for a sign of life; returns a sentence, raises ``BackendError``."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+
+
+class Part(Protocol):
+    """An output under way for one delivery, durable from the first row on."""
+
+    committed: bool  # everything is visible already: a crash came after that
+
+    def is_done(self, index: int) -> bool:
+        """Whether the row's outcome is on disk from an earlier attempt."""
+
+    def append(self, outcomes: Iterable[Outcome]) -> None:
+        """Take outcomes, in any order; they survive the process at once, and the machine a chunk later."""
+
+    def commit(self, columns: tuple[str, ...]) -> None:
+        """Make results, rejects and manifest appear; ``columns`` are those of the input."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Output(Protocol):
+    """Where outcomes go."""
+
+    def open(self, delivery: Delivery, job: Any) -> Part:
+        """Begin, or go on with, a delivery's outcomes."""
+
+
+Submit = Callable[[Delivery], None]
