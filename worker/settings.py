@@ -1,0 +1,280 @@
+"""What the configuration may say: one frozen model for each table of longshore.toml.
+
+No sentence in here quotes a text that was given: it may be a secret that was pasted under the wrong key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from worker.secret import Place, Secret, sentence
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: ``; did you mean 'x'?`` or ``; known are: a, b, c``."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are: {', '.join(names)}" if names else "; none is known"
+
+
+def _not_a_flag(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 and 1
+        raise ValueError("must be a number; got true or false")
+    return value
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _address(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("must be an http or https address")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user or a password: they belong in an [auth.NAME] table")
+    if "#" in text:
+        raise ValueError("must not have a fragment (#)")
+    return parts
+
+
+def _travels_open(address: SplitResult) -> bool:
+    """Whether others on the network can read what is sent there."""
+    host = address.hostname or ""
+    try:
+        loopback = ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    return address.scheme == "http" and not loopback
+
+
+def _token_url(text: str) -> str:
+    if _travels_open(_address(text)):
+        raise ValueError("must be https, as the client's secret is sent there (http is for loopback hosts only)")
+    return text
+
+
+def _backend_url(text: str) -> str:
+    if _address(text).query:
+        raise ValueError("must not have a query (?): a call gives its own params")
+    return text
+
+
+_PER_SECOND = {"s": 1, "min": 60, "h": 3600}
+
+
+def _rate(value: object) -> object:
+    if not isinstance(value, str):
+        return _not_a_flag(value)
+    written = re.fullmatch(r"(\d+(?:\.\d+)?) ?/ ?(s|min|h)", value)
+    if not written:
+        raise ValueError("must be a number of requests per s, min or h")
+    return float(written[1]) / _PER_SECOND[written[2]]
+
+
+def _concurrency(value: object) -> object:
+    if value == "auto":
+        return value
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if type(value) is not int or not 1 <= value <= 1024:
+        raise ValueError('must be "auto" or a whole number from 1 to 1024')
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_not_a_flag)]
+Seconds = Annotated[float, BeforeValidator(_not_a_flag)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_several)]
+Scope = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class WorkerSettings(_Table):
+    """``[worker]``: folders, the ledger, and how much is done at once. Paths are absolute, times are seconds."""
+
+    inbox: Path = Path("inbox")
+    outbox: Path = Path("outbox")
+    archive: Path = Path("archive")
+    failed: Path = Path("failed")
+    state: str = Field("sqlite:///.longshore/state.db", repr=False)  # PostgreSQL's may hold a password
+    deliveries: Whole = Field(4, ge=1, le=256)
+    threads: Whole = Field(64, ge=1, le=1024)
+    chunk_rows: Whole = Field(1000, ge=1, le=100_000)
+    settle_seconds: Seconds = Field(1, ge=0, le=3600)
+    lease_seconds: Seconds = Field(30, ge=1, le=3600)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("inbox", "outbox", "archive", "failed")
+    @classmethod
+    def _a_folder_of_its_own(cls, path: Path, info: ValidationInfo) -> Path:
+        root = Place.of(info).root
+        if (root / path).resolve() in {other.resolve() for other in (root, *info.data.values())}:
+            raise ValueError("must be a folder of its own")
+        return root / path
+
+    @field_validator("state")
+    @classmethod
+    def _durable(cls, url: str, info: ValidationInfo) -> str:
+        scheme, _, rest = url.partition("://")
+        if scheme == "postgresql+psycopg" and rest:
+            return url
+        if scheme == "sqlite" and rest.startswith("/") and rest.strip("/") and ":memory:" not in rest:
+            return f"sqlite:///{Place.of(info).root / rest[1:]}"
+        raise ValueError("must be sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE for a fleet")
+
+
+class ClientCredentialsSettings(_Table):
+    """``[auth.NAME]``: the worker is an OAuth client (RFC 6749 section 4.4). Times are seconds.
+
+    ``default_lifetime`` is for a token that comes without ``expires_in``; ``raw_basic`` sends Basic credentials without
+    the form-encoding of RFC 6749 section 2.3.1.
+    """
+
+    type: Literal["client_credentials"] = "client_credentials"
+    token_url: Annotated[str, AfterValidator(_token_url)] = Field(examples=['"https://idp.example/oauth2/token"'])
+    client_id: Text = Field(examples=['"batch-worker"'])
+    client_secret: Secret = Field(examples=['{ env = "HOSPITAL_SECRET" }'])
+    client_auth: Literal["basic", "post"] = "basic"
+    raw_basic: bool = False
+    scopes: tuple[Scope, ...] = Field((), examples=['["billing.read", "system/*.read"]'])
+    audience: Text | None = Field(None, examples=['"https://billing.example"'])
+    resource: Text | None = Field(None, examples=['"https://billing.example/api"'])
+    extra: Mapping[str, str] = Field({}, examples=['{ tenant = "north" }'])
+    default_lifetime: Seconds = Field(300, gt=0, le=86_400)
+    timeout: Seconds = Field(10, gt=0, le=600)
+
+    @field_validator("client_auth", mode="before")
+    @classmethod
+    def _built(cls, value: object) -> object:
+        if value in ("private_key_jwt", "tls"):
+            raise ValueError("is not supported yet in this version")
+        return value
+
+    @field_validator("extra")
+    @classmethod
+    def _beside_the_standard_ones(cls, extra: Mapping[str, str]) -> Mapping[str, str]:
+        own = {"grant_type", "client_id", "client_secret", "scope", "audience", "resource"} & extra.keys()
+        if own:
+            raise ValueError(f"must not hold {', '.join(sorted(own))}: the worker sends it from its own setting")
+        return extra
+
+
+class BearerSettings(_Table):
+    """``[auth.NAME]``: a token that somebody else takes care of (RFC 6750)."""
+
+    type: Literal["bearer"] = "bearer"
+    token: Secret = Field(examples=['{ file = "/run/secrets/token" }'])
+
+
+class BasicSettings(_Table):
+    """``[auth.NAME]``: a user and a password in every request (RFC 7617)."""
+
+    type: Literal["basic"] = "basic"
+    username: str = Field(pattern="^[^:]+$", examples=['"batch-worker"'])
+    password: Secret = Field(examples=['{ env = "BILLING_PASSWORD" }'])
+
+
+class ApiKeySettings(_Table):
+    """``[auth.NAME]``: a key in a header of every request."""
+
+    type: Literal["api_key"] = "api_key"
+    header: str = Field("X-API-Key", pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+    key: Secret = Field(examples=['{ env = "BILLING_KEY" }'])
+
+
+AuthSettings = ClientCredentialsSettings | BearerSettings | BasicSettings | ApiKeySettings
+
+
+class _BackendTable(_Table):
+    url: Annotated[str, AfterValidator(_backend_url)] = Field(examples=['"https://billing.example/api"'])
+    auth: str | None = Field(None, examples=['"hospital"'])
+    timeout: Seconds = Field(10, gt=0, le=600)
+    retries: Whole = Field(4, ge=0, le=20)
+    max_concurrency: Annotated[Literal["auto"] | int, BeforeValidator(_concurrency)] = "auto"
+    rate_limit: Annotated[float | None, BeforeValidator(_rate)] = Field(None, gt=0, examples=['"50/s"'])
+    max_body_mib: Whole = Field(64, ge=1, le=4096)
+    ca_file: Path | None = Field(None, examples=['"hospital-ca.pem"'])
+
+    @field_validator("auth")
+    @classmethod
+    def _known_and_encrypted(cls, name: str | None, info: ValidationInfo) -> str | None:
+        auths, url = Place.of(info).auths, info.data.get("url", "")
+        if name is not None and auths is not None and name not in auths:
+            raise sentence(f"names no [auth.NAME] table{nearest(name, auths)}")
+        if name is not None and _travels_open(urlsplit(url)):
+            raise sentence("would be sent unencrypted, as url is http; write url with https, or leave auth out")
+        return name
+
+    @field_validator("ca_file")
+    @classmethod
+    def _there(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and not (Place.of(info).root / path).is_file():
+            raise sentence("names no file; put the certificates of the private CA there, as PEM")
+        return path and Place.of(info).root / path
+
+
+class RestSettings(_BackendTable):
+    """``[backends.NAME]``: JSON over HTTP. Times are seconds, ``rate_limit`` is requests per second."""
+
+    type: Literal["rest"] = "rest"
+
+
+class FhirSettings(_BackendTable):
+    """``[backends.NAME]``: HL7 FHIR over HTTP; ``version`` is the FHIR release that the server speaks."""
+
+    type: Literal["fhir"] = "fhir"
+    version: Literal["R4", "R4B", "R5", "STU3"] = "R4"
+
+
+BackendSettings = RestSettings | FhirSettings
+
+
+class AmqpSettings(_Table):
+    """``[amqp]``: the broker; ``max_body`` is the largest message that is taken, unfolded, in MiB."""
+
+    url: Secret = Field(examples=['{ env = "AMQP_URL" }'])
+    max_body: Whole = Field(16, ge=1, le=1024)
+
+    @field_validator("url")
+    @classmethod
+    def _amqp(cls, url: Secret) -> Secret:
+        if not url.reveal().startswith(("amqp://", "amqps://")):
+            raise ValueError("must be an amqp:// or amqps:// address")
+        return url
+
+
+class JobSettings(_Table):
+    """``[jobs.NAME]``: overrides what ``@job`` says; None means that ``@job`` decides."""
+
+    enabled: bool = True
+    files: Texts | None = Field(None, examples=['"clients*.csv"'])
+    queue: Text | None = Field(None, examples=['"clients.summary"'])
+    reply_queue: Text | None = Field(None, examples=['"clients.summary.replies"'])
+    schedule: Text | None = Field(None, examples=['"0 2 * * *"'])
+    timezone: Text | None = Field(None, examples=['"Europe/Prague"'])
+    misfire: Literal["once", "skip", "all"] | None = Field(None, examples=['"once"'])
+    columns: Texts | None = Field(None, examples=['["client_id", "plan"]'])
+    encoding: Text | None = Field(None, examples=['"cp1250"'])
+    delimiter: str | None = Field(None, min_length=1, max_length=1, examples=['";"'])
+    done_suffix: Text | None = Field(None, examples=['".done"'])
+    spreadsheet_safe: bool | None = Field(None, examples=["true"])
+    concurrency: Whole | None = Field(None, ge=1, le=1024, examples=["8"])
