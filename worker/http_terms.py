@@ -1,0 +1,45 @@
+"""Two terms of HTTP that both the token endpoint and the backends speak: an origin, and how long to wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def origin_of(url: str) -> str:
+    """``scheme://host:port`` in lower case, the port always written (RFC 6454); raises ``ValueError``."""
+    parts = urlsplit(url)
+    scheme, host = parts.scheme.lower(), parts.hostname
+    if scheme not in _DEFAULT_PORTS or not host:
+        raise ValueError("it is not an http or https URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it carries a user name or a password")
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{parts.port or _DEFAULT_PORTS[scheme]}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds, given as seconds or as a date (RFC 9110 section 10.2.3); None where there is none.
+
+    A date is compared with the answer's own ``Date``, so that the two clocks need not agree.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])  # 30 years; more digits would only overflow
+    until, now = _date(value), _date(headers.get("Date", ""))
+    if until is None or now is None:
+        return None
+    return float(max(0, math.ceil((until - now).total_seconds())))
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return date if date.tzinfo else None
