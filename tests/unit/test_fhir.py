@@ -1,0 +1,211 @@
+import json
+from decimal import Decimal
+
+import pytest
+from fake_backend import answer, opened_fhir
+from fhir.resources.R4B.practitioner import Practitioner
+
+from worker.errors import Refused, Reject, Unavailable
+
+PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}
+OBSERVATION = (
+    b'{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"x"},"effectiveDateTime":"1970-03",'
+    b'"valueQuantity":{"value":1.10},"component":[{"code":{"text":"y"},"valueQuantity":{"value":0.000000010}}]}'
+)
+
+
+def outcome(severity, code, **issue):
+    return {"resourceType": "OperationOutcome", "issue": [{"severity": severity, "code": code, **issue}]}
+
+
+def sent(ehr, number=0):
+    return json.loads(ehr.transport.requests[number].body)
+
+
+def test_a_read_returns_the_servers_json_with_its_numbers_exact():
+    ehr = opened_fhir([answer(OBSERVATION, Content_Type="application/fhir+json"), answer(OBSERVATION)])
+    found = ehr.at().read("Observation", "o1")
+    assert str(found["valueQuantity"]["value"]) == "1.10"
+    assert found["effectiveDateTime"] == "1970-03"
+    ehr.at().update(found)
+    body = ehr.transport.requests[1].body
+    assert b'"value":1.10' in body
+    assert json.loads(body, parse_float=Decimal)["component"] == found["component"]
+
+
+def test_nulls_and_primitive_extensions_survive_a_read_change_write():
+    name = {"given": [None, "b"], "_given": [{"id": "x"}, None]}
+    ehr = opened_fhir([answer({**PRACTITIONER, "name": [name], "_birthDate": {"id": "y"}}), answer({})])
+    found = ehr.at().read("Practitioner", "1")
+    ehr.at().update({**found, "active": True})
+    assert sent(ehr, 1)["name"] == [name]
+    assert sent(ehr, 1)["_birthDate"] == {"id": "y"}
+
+
+def test_a_read_by_model_returns_a_validated_model():
+    ehr = opened_fhir([answer(PRACTITIONER)])
+    found = ehr.at().read(Practitioner, "1")
+    assert isinstance(found, Practitioner)
+    assert found.name[0].text == "Dr. Novak"
+
+
+def test_a_read_by_model_refuses_an_invalid_resource_without_its_values():
+    ehr = opened_fhir([answer({**PRACTITIONER, "birthDate": "secret"})])
+    with pytest.raises(Refused, match="birthDate") as caught:
+        ehr.at().read(Practitioner, "1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("id_", ["", " ", "a/b", "a b", "../x", "..", "x" * 65, "1?_x=1", None])
+def test_what_is_not_an_id_is_rejected_unquoted_and_not_called(id_):
+    ehr = opened_fhir([])
+    with pytest.raises(Reject, match="Practitioner id is"):
+        ehr.at().read("Practitioner", id_)
+    assert ehr.calls == 0
+
+
+@pytest.mark.parametrize("type_", ["practitioner", "Practitioner/1", "", dict])
+def test_what_is_not_a_resource_type_is_a_programming_error(type_):
+    with pytest.raises((ValueError, TypeError), match="not a FHIR resource type"):
+        opened_fhir([]).at().read(type_, "1")
+
+
+def test_a_missing_resource_is_refused_with_the_servers_reason():
+    ehr = opened_fhir([answer(outcome("error", "not-found", diagnostics="HAPI-2001: not known"), 404)])
+    with pytest.raises(Refused) as caught:
+        ehr.at().read("Practitioner", "1")
+    assert str(caught.value) == "ehr: answered 404 HAPI-2001: not known"
+
+
+def test_an_error_outcome_with_status_200_is_refused():
+    ehr = opened_fhir([answer(outcome("error", "processing", details={"text": "no"}))])
+    with pytest.raises(Refused, match="no"):
+        ehr.at().read("Practitioner", "1")
+
+
+@pytest.mark.parametrize("code", ["transient", "lock-error", "no-store", "timeout", "incomplete", "throttled"])
+@pytest.mark.parametrize("status", [200, 409])
+def test_a_transient_outcome_is_an_outage(code, status):
+    ehr = opened_fhir(lambda _: answer(outcome("error", code), status), retries=1)
+    with pytest.raises(Unavailable):
+        ehr.at().read("Practitioner", "1")
+    assert ehr.calls == 2
+
+
+def test_a_create_is_validated_before_anything_is_sent():
+    ehr = opened_fhir([])
+    with pytest.raises(Reject, match=r"not valid R4: .*birthDate: ") as caught:
+        ehr.at().create({**PRACTITIONER, "birthDate": "secret"})
+    assert "secret" not in str(caught.value)
+    with pytest.raises(Reject, match="'Practicioner' is not a resource type of FHIR R4"):
+        ehr.at().create({"resourceType": "Practicioner"})
+
+
+def test_a_create_is_conditional_where_the_job_says_so_and_carries_a_key():
+    ehr = opened_fhir([answer(PRACTITIONER, 201)])
+    created = ehr.at(line=5).create(Practitioner(active=True), if_none_exist={"identifier": ("http://sys", "a b")})
+    request = ehr.transport.requests[0]
+    assert created == PRACTITIONER
+    assert sent(ehr) == {"resourceType": "Practitioner", "active": True}
+    assert request.headers["If-None-Exist"] == "identifier=http%3A%2F%2Fsys%7Ca+b"
+    assert request.headers["Idempotency-Key"] == "d" * 32 + "-5"
+    assert request.headers["Content-Type"] == "application/fhir+json"
+
+
+def test_several_matches_of_a_conditional_create_and_a_version_conflict_are_told_apart():
+    ehr = opened_fhir([answer(status=412), answer(status=412), answer(status=409)])
+    with pytest.raises(Refused, match="several resources match if_none_exist"):
+        ehr.at().create(PRACTITIONER, if_none_exist={"identifier": "x"})
+    for _ in range(2):
+        with pytest.raises(Refused, match="version conflict"):
+            ehr.at().update(PRACTITIONER, if_match="3")
+    assert ehr.transport.requests[1].headers["If-Match"] == 'W/"3"'
+
+
+def test_an_update_needs_an_id():
+    with pytest.raises(Reject, match="id is blank"):
+        opened_fhir([]).at().update({"resourceType": "Practitioner"})
+
+
+def test_a_patch_is_json_patch():
+    ehr = opened_fhir([answer(PRACTITIONER)])
+    ehr.at().patch("Practitioner", "1", [{"op": "replace", "path": "/active", "value": False}])
+    assert ehr.transport.requests[0].headers["Content-Type"] == "application/json-patch+json"
+    assert sent(ehr)[0]["path"] == "/active"
+
+
+@pytest.mark.parametrize("status", [200, 204, 404, 410])
+def test_deleting_what_is_not_there_is_no_error(status):
+    ehr = opened_fhir([answer(status=status)])
+    assert ehr.at().delete("Practitioner", "1") is None
+
+
+def test_a_write_makes_the_next_read_ask_again():
+    ehr = opened_fhir(lambda _: answer(PRACTITIONER))
+    job = ehr.at()
+    job.read("Practitioner", "1")
+    job.read("Practitioner", "1")
+    assert ehr.calls == 1
+    job.update(PRACTITIONER)
+    job.read("Practitioner", "1")
+    assert ehr.calls == 3
+
+
+def entry(status, **response):
+    return {"response": {"status": status, **response}}
+
+
+def creation(url, number, **request):
+    return {
+        "fullUrl": f"urn:uuid:{number}",
+        "resource": {"resourceType": url},
+        "request": {"method": "POST", "url": url, **request},
+    }
+
+
+def bundle(*entries):
+    return answer({"resourceType": "Bundle", "type": "batch-response", "entry": list(entries)})
+
+
+def test_a_batch_has_an_outcome_for_each_entry():
+    refused = outcome("error", "processing", diagnostics="not known")
+    ehr = opened_fhir(
+        [bundle(entry("201 Created", location="Practitioner/1"), entry("404 Not Found", outcome=refused))]
+    )
+    first, second = ehr.at().batch([creation("Practitioner", 1), creation("Patient", 2)])
+    assert (first.status, first.location, first.error) == (201, "Practitioner/1", None)
+    assert isinstance(second.error, Refused)
+    assert second.error.status == 404
+    assert "not known" in str(second.error)
+    assert sent(ehr)["type"] == "batch"
+
+
+def test_equal_conditional_creates_of_a_transaction_are_merged_and_references_follow():
+    same = {"ifNoneExist": "identifier=x"}
+    patient = creation("Patient", 3)
+    patient["resource"]["generalPractitioner"] = [{"reference": "urn:uuid:2"}]
+    ehr = opened_fhir([bundle(entry("201", location="Practitioner/1"), entry("201", location="Patient/1"))])
+    entries = [creation("Practitioner", 1, **same), creation("Practitioner", 2, **same), patient]
+    done = ehr.at().transaction({"resourceType": "Bundle", "entry": entries})
+    assert [one.location for one in done] == ["Practitioner/1", "Practitioner/1", "Patient/1"]
+    assert sent(ehr)["entry"][1]["resource"]["generalPractitioner"] == [{"reference": "urn:uuid:1"}]
+    assert ehr.transport.requests[0].headers["Idempotency-Key"]
+
+
+def test_a_transaction_answered_with_too_few_entries_is_refused():
+    with pytest.raises(Refused, match="answered 2 entries with 1"):
+        opened_fhir([bundle(entry("201"))]).at().transaction([creation("Patient", 1), creation("Patient", 2)])
+
+
+def test_a_batch_entry_that_is_not_valid_is_rejected_before_anything_is_sent():
+    wrong = creation("Patient", 1)
+    wrong["resource"]["gender"] = 1
+    with pytest.raises(Reject, match="gender"):
+        opened_fhir([]).at().batch([wrong])
+
+
+def test_check_compares_the_servers_version_with_the_configured_one():
+    statement = answer({"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1"})
+    assert opened_fhir([statement]).backend.check() == "FHIR 4.0.1 at https://backend.example:443"
+    with pytest.raises(Refused, match=r"speaks FHIR 4.0.1, not R5"):
+        opened_fhir([statement], version="R5").backend.check()

@@ -1,0 +1,160 @@
+from datetime import UTC, date, datetime
+
+import pytest
+from fake_backend import answer, opened_fhir, query
+
+from worker.backends.search import parameters
+from worker.errors import Refused, Reject, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("criteria", "expected"),
+    [
+        ({"active": True}, ("active", "true")),
+        ({"_id": "456"}, ("_id", "456")),
+        ({"general_practitioner": "Practitioner/1"}, ("general-practitioner", "Practitioner/1")),
+        ({"name__contains": "ova"}, ("name:contains", "ova")),
+        ({"code__not_in": "x"}, ("code:not-in", "x")),
+        ({"_lastUpdated__ge": date(2026, 1, 2)}, ("_lastUpdated", "ge2026-01-02")),
+        ({"date__lt": datetime(2026, 1, 2, 3, tzinfo=UTC)}, ("date", "lt2026-01-02T03:00:00+00:00")),
+        (
+            {"general_practitioner__Organization__name": "y"},
+            ("general-practitioner:Organization.name", "y"),
+        ),
+        ({"subject__Patient": "23"}, ("subject:Patient", "23")),
+        ({"patient__birthdate__ge": "1970"}, ("patient.birthdate", "ge1970")),
+        ({"_has__Observation__patient__code": "1234-5"}, ("_has:Observation:patient:code", "1234-5")),
+        ({"identifier": ("http://sys", "1|2")}, ("identifier", r"http://sys|1\|2")),
+        ({"identifier": ("", "1")}, ("identifier", "|1")),
+        ({"identifier": "http://sys|123"}, ("identifier", "http://sys|123")),
+        ({"identifier": "urn:oid:1.2|123"}, ("identifier", "urn:oid:1.2|123")),
+        ({"name": r"a\b,c$d|e"}, ("name", r"a\\b\,c\$d\|e")),
+        ({"status": {"final", "amended"}}, ("status", "amended,final")),
+        ({"_id": {"a", "b,c"}}, ("_id", r"a,b\,c")),
+        ({"_sort": "-date,name"}, ("_sort", "-date,name")),
+        ({"value_quantity__gt": 1.5}, ("value-quantity", "gt1.5")),
+    ],
+)
+def test_a_keyword_argument_becomes_a_search_parameter(criteria, expected):
+    assert parameters(criteria) == [expected]
+
+
+def test_a_list_repeats_the_parameter():
+    assert parameters({"date": ["ge2020", "lt2021"]}) == [("date", "ge2020"), ("date", "lt2021")]
+
+
+@pytest.mark.parametrize("value", ["", "  ", set()])
+def test_an_empty_value_is_rejected_since_a_server_would_answer_with_everything(value):
+    with pytest.raises(Reject, match="'identifier'"):
+        parameters({"identifier": value})
+
+
+def test_a_time_without_a_zone_is_an_error():
+    with pytest.raises(ValueError, match="time zone"):
+        parameters({"date": datetime(2026, 1, 2)})
+
+
+def bundle(*entries, next_=None, self_="?active=true", **more):
+    links = [{"relation": "self", "url": f"https://backend.example/api/Patient{self_}"}]
+    if next_:
+        links.append({"relation": "next", "url": next_})
+    return answer({"resourceType": "Bundle", "type": "searchset", "link": links, "entry": list(entries), **more})
+
+
+def match(id_, mode="match"):
+    return {"resource": {"resourceType": "Patient", "id": id_}, "search": {"mode": mode}}
+
+
+def active(ehr):
+    return ehr.at().resources("Patient").search(active=True)
+
+
+def test_a_search_asks_for_strict_handling_and_no_cached_answer():
+    ehr = opened_fhir([bundle()])
+    assert active(ehr).first() is None
+    request = ehr.transport.requests[0]
+    assert request.headers["Prefer"] == "handling=strict"
+    assert request.headers["Cache-Control"] == "no-cache"
+    assert query(request) == [("active", "true"), ("_count", "1")]
+
+
+def test_pages_are_fetched_as_they_are_read_along_relative_links_too():
+    ehr = opened_fhir([bundle(match("1"), next_="Patient?page=2"), bundle(next_="?page=3"), bundle(match("2"))])
+    found = active(ehr).iterate()
+    assert next(found)["id"] == "1"
+    assert ehr.calls == 1
+    assert [patient["id"] for patient in found] == ["2"]
+    assert ehr.transport.urls[1:] == ["/Patient?page=2", "/Patient?page=3"]
+
+
+@pytest.mark.parametrize("link", ["https://evil.example/p2", "//evil.example/p2", "http://backend.example/api/p2"])
+def test_a_page_on_another_origin_is_refused_and_not_called(link):
+    ehr = opened_fhir([bundle(match("1"), next_=link)])
+    with pytest.raises(Refused):
+        list(active(ehr))
+    assert ehr.calls == 1
+
+
+def test_pages_that_go_round_in_a_circle_are_refused():
+    ehr = opened_fhir(lambda _: bundle(match("1"), next_="Patient?page=2"))
+    with pytest.raises(Refused, match="circle"):
+        list(active(ehr))
+
+
+def test_a_page_that_stays_away_fails_the_whole_answer():
+    def script(request):
+        return answer(status=503) if "page" in request.url else bundle(match("1"), next_="Patient?page=2")
+
+    with pytest.raises(Unavailable):
+        list(active(opened_fhir(script, retries=2)))
+
+
+def test_a_page_that_fails_once_is_asked_for_again():
+    ehr = opened_fhir([bundle(match("1"), next_="Patient?page=2"), answer(status=503), bundle(match("2"))])
+    assert len(list(active(ehr))) == 2
+
+
+def test_entries_are_split_into_matches_included_ones_and_warnings():
+    warning = {"resourceType": "OperationOutcome", "issue": [{"severity": "warning", "code": "not-supported"}]}
+    entry = {"resource": warning, "search": {"mode": "outcome"}}
+    ehr = opened_fhir([bundle(match("1"), match("2", "include"), entry)])
+    (page,) = active(ehr).pages()
+    assert [found["id"] for found in page.matches] == ["1"]
+    assert [found["id"] for found in page.included] == ["2"]
+    assert page.warnings == ("not-supported",)
+
+
+def test_get_returns_the_only_match():
+    assert active(opened_fhir([bundle(match("1"))])).get()["id"] == "1"
+
+
+def test_get_refuses_none_and_several():
+    with pytest.raises(Refused, match="no Patient matches"):
+        active(opened_fhir([bundle()])).get()
+    with pytest.raises(Refused, match="more than one Patient matches"):
+        active(opened_fhir([bundle(match("1"), match("2"))])).get()
+
+
+def test_a_server_that_ignored_a_parameter_is_refused():
+    ehr = opened_fhir([bundle(match("1"), self_="?_count=20")])
+    with pytest.raises(Refused, match="does not know the search parameter active"):
+        active(ehr).first()
+
+
+def test_count_is_the_servers_total_or_else_counted():
+    assert active(opened_fhir([bundle(total=12)])).count() == 12
+    assert active(opened_fhir([bundle(), bundle(match("1"), match("2"))])).count() == 2
+
+
+def test_personal_data_and_long_queries_are_posted_and_not_put_into_the_url():
+    ehr = opened_fhir(lambda _: bundle(self_="/_search"))
+    ehr.at().resources("Patient").search(family="Novak").first()
+    ehr.at().resources("Observation").search(patient__Patient__birthdate="1970-01-01").first()
+    ehr.at().resources("Patient").search(_id={f"id-{number}" for number in range(400)}).first()
+    assert ehr.transport.urls == ["/Patient/_search", "/Observation/_search", "/Patient/_search"]
+    assert query(ehr.transport.requests[0])[0] == ("family", "Novak")
+
+
+def test_a_search_answered_with_something_else_than_a_bundle_is_refused():
+    with pytest.raises(Refused, match="not a Bundle"):
+        active(opened_fhir([answer({"resourceType": "Patient"})])).first()

@@ -1,0 +1,217 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fake_backend import answer, opened_fhir, query
+
+from worker.backends.answers import TooCostly
+from worker.backends.lookups import MOST_IDS, Lookups
+from worker.errors import Refused, Unavailable
+
+
+class Server:
+    """Answers reads, and searches by _id in pages of ``page``; the known ids are all but those in ``missing``."""
+
+    def __init__(self, missing=(), page=1000, most=1000, searches=True):
+        self.missing, self.page, self.most, self.searches = set(missing), page, most, searches
+        self.asked = []
+
+    def __call__(self, request):
+        parameters = dict(query(request))
+        if "_id" not in parameters:
+            id_ = request.url.rpartition("/")[2]
+            self.asked.append([id_])
+            return answer(status=404) if id_ in self.missing else answer(self.resource(id_))
+        ids = parameters["_id"].split(",")
+        self.asked.append(ids)
+        if len(ids) > self.most:
+            return answer(status=413)
+        found = ids if self.searches else ["other"]
+        start = int(parameters.get("start", 0))
+        links = [{"relation": "self", "url": f"Practitioner?_id={','.join(ids)}"}]
+        if start + self.page < len(found):
+            links.append({"relation": "next", "url": f"?_id={','.join(ids)}&start={start + self.page}"})
+        entries = [{"resource": self.resource(id_)} for id_ in found if id_ not in self.missing]
+        return answer({"resourceType": "Bundle", "link": links, "entry": entries[start : start + self.page]})
+
+    def resource(self, id_):
+        return {"resourceType": "Practitioner", "id": id_}
+
+
+def ids(count):
+    return [f"p{number}" for number in range(count)]
+
+
+def test_one_id_is_a_plain_read():
+    ehr = opened_fhir(Server())
+    assert ehr.at().read("Practitioner", "p1")["id"] == "p1"
+    assert ehr.transport.urls == ["/Practitioner/p1"]
+
+
+def test_many_ids_take_few_requests_and_equal_ones_none():
+    server = Server()
+    ehr = opened_fhir(server)
+    found = ehr.at().read_many("Practitioner", ids(120) * 2)
+    assert list(found) == ids(120)
+    assert [len(asked) for asked in server.asked] == [50, 50, 20]
+
+
+def test_an_answer_in_pages_is_read_to_its_end():
+    ehr = opened_fhir(Server(page=7))
+    assert len(ehr.at().read_many("Practitioner", ids(20))) == 20
+    assert ehr.calls == 3
+
+
+def test_missing_ids_are_counted_and_may_be_left_out():
+    ehr = opened_fhir(Server(missing={"p1", "p2"}))
+    with pytest.raises(Refused, match="2 of 4 Practitioner are missing"):
+        ehr.at().read_many("Practitioner", ids(4))
+    assert list(ehr.at().read_many("Practitioner", ids(4), missing_ok=True)) == ["p0", "p3"]
+    assert ehr.calls == 1
+
+
+def test_a_missing_id_is_refused_for_its_own_row_and_not_asked_for_twice():
+    ehr = opened_fhir(Server(missing={"p1"}))
+    ehr.at().read_many("Practitioner", ids(4), missing_ok=True)
+    for _ in range(2):
+        with pytest.raises(Refused) as caught:
+            ehr.at().read("Practitioner", "p1")
+        assert caught.value.status == 404
+    assert ehr.at().read("Practitioner", "p2")["id"] == "p2"
+    assert ehr.calls == 1
+
+
+def test_a_batch_that_is_too_big_is_halved():
+    server = Server(most=20)
+    ehr = opened_fhir(server)
+    assert len(ehr.at().read_many("Practitioner", ids(50))) == 50
+    assert [len(asked) for asked in server.asked] == [50, 25, 12, 12, 12, 12, 2]
+
+
+def test_a_server_that_ignores_ids_is_asked_one_by_one_from_then_on():
+    server = Server(searches=False)
+    ehr = opened_fhir(server)
+    assert list(ehr.at().read_many("Practitioner", ids(3))) == ids(3)
+    ehr.at().read_many("Practitioner", ["a", "b"])
+    assert [len(asked) for asked in server.asked] == [3, 1, 1, 1, 1, 1]
+
+
+def test_a_resource_is_asked_for_once_and_afresh_where_wanted():
+    ehr = opened_fhir(Server())
+    job = ehr.at()
+    first = job.read("Practitioner", "p1")
+    first["name"] = "changed by the job"
+    assert "name" not in job.read("Practitioner", "p1")
+    assert ehr.calls == 1
+    job.read("Practitioner", "p1", fresh=True)
+    assert ehr.calls == 2
+
+
+def test_what_is_remembered_is_bounded():
+    asked = []
+    lookups = Lookups(lambda _, ids: asked.append(ids) or {id_: {} for id_ in ids}, remembered=2)
+    for id_ in ["a", "b", "c", "c", "b", "a"]:
+        lookups.read("Patient", [id_])
+    assert asked == [["a"], ["b"], ["c"], ["a"]]
+
+
+class Gate:
+    """A fetch that can be held up, and tells when it has begun."""
+
+    def __init__(self, failure=None):
+        self.open, self.begun = threading.Event(), threading.Semaphore(0)
+        self.asked, self.failure = [], failure
+
+    def __call__(self, type_, ids):
+        self.asked.append(list(ids))
+        self.begun.release()
+        self.open.wait()
+        if self.failure:
+            raise self.failure
+        return {id_: {"id": id_} for id_ in ids}
+
+
+def waiting(lookups, count):
+    """Wait, without sleeping, until so many ids are in the queue."""
+    with lookups._changed:
+        while len(lookups._waiting["Patient"]) < count:
+            lookups._changed.wait(0.001)
+
+
+def test_reads_that_come_while_one_is_in_flight_go_together():
+    gate = Gate()
+    lookups = Lookups(gate)
+    with ThreadPoolExecutor(40) as pool:
+        first = pool.submit(lookups.read, "Patient", ["first"])
+        gate.begun.acquire()
+        others = [pool.submit(lookups.read, "Patient", [id_]) for id_ in ids(30)]
+        waiting(lookups, 30)
+        gate.open.set()
+        assert first.result() == {"first": {"id": "first"}}
+        assert [list(other.result()) for other in others] == [[id_] for id_ in ids(30)]
+    assert [len(asked) for asked in gate.asked] == [1, 30]
+
+
+def test_a_full_batch_does_not_wait_for_the_one_in_flight():
+    gate = Gate()
+    lookups = Lookups(gate)
+    with ThreadPoolExecutor(MOST_IDS + 1) as pool:
+        all_ = [pool.submit(lookups.read, "Patient", ["first"])]
+        gate.begun.acquire()
+        all_ += [pool.submit(lookups.read, "Patient", [id_]) for id_ in ids(MOST_IDS)]
+        gate.begun.acquire()
+        gate.open.set()
+        assert all(one.result() for one in all_)
+    assert [len(asked) for asked in gate.asked] == [1, MOST_IDS]
+
+
+def test_equal_reads_of_several_threads_are_one_request():
+    gate = Gate()
+    lookups = Lookups(gate)
+    with ThreadPoolExecutor(8) as pool:
+        reads = [pool.submit(lookups.read, "Patient", ["same"]) for _ in range(8)]
+        gate.begun.acquire()
+        gate.open.set()
+        assert {str(read.result()) for read in reads} == {"{'same': {'id': 'same'}}"}
+    assert gate.asked == [["same"]]
+
+
+def test_the_failure_of_a_shared_request_reaches_everyone_as_an_exception_of_their_own():
+    gate = Gate(failure=Unavailable("ehr", "is down", 503, retry_after=3))
+    lookups = Lookups(gate)
+    with ThreadPoolExecutor(8) as pool:
+        reads = [pool.submit(lookups.read, "Patient", ["same"]) for _ in range(8)]
+        gate.begun.acquire()
+        gate.open.set()
+        errors = [read.result()["same"] for read in reads]
+    assert all(type(error) is Unavailable for error in errors)
+    assert {(str(error), error.status, error.retry_after) for error in errors} == {("ehr: is down", 503, 3)}
+    assert len(set(map(id, errors))) == len(errors)
+
+
+def test_a_failure_is_not_remembered():
+    gate = Gate(failure=Unavailable("ehr", "is down"))
+    gate.open.set()
+    lookups = Lookups(gate)
+    lookups.read("Patient", ["a"])
+    gate.failure = None
+    assert lookups.read("Patient", ["a"]) == {"a": {"id": "a"}}
+
+
+def test_a_read_that_was_under_way_at_a_write_is_not_remembered():
+    gate = Gate()
+    lookups = Lookups(gate)
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(lookups.read, "Patient", ["a"])
+        gate.begun.acquire()
+        lookups.forget("Patient", "a")
+        gate.open.set()
+        before.result()
+    lookups.read("Patient", ["a"])
+    assert gate.asked == [["a"], ["a"]]
+
+
+def test_one_id_that_is_too_costly_is_the_error_of_its_row():
+    gate = Gate(failure=TooCostly("ehr", "too big", 413))
+    gate.open.set()
+    assert isinstance(Lookups(gate).read("Patient", ["a"])["a"], TooCostly)

@@ -1,0 +1,146 @@
+"""What a backend answered, turned into JSON or into the error that says what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from worker import exact_json
+from worker.errors import BackendError, Refused, Unauthorized, Unavailable
+from worker.http_terms import retry_after
+
+_REASON_LENGTH = 300
+_OVERLOADED = frozenset({408, 425, 429})
+_NOT_FOR_US = frozenset({501, 505})
+_TOO_MUCH = frozenset({413, 414, 431})
+# https://hl7.org/fhir/R4/codesystem-issue-type.html: what stands below "transient"
+_TRANSIENT_ISSUES = frozenset({"transient", "lock-error", "no-store", "timeout", "incomplete", "throttled"})
+
+
+class TooCostly(Refused):
+    """The question or its answer is too big; half of it may do."""
+
+
+def check(backend: str, response: requests.Response) -> None:
+    """Raise the ``BackendError`` that a status other than 2xx stands for."""
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    wait = retry_after(response.headers)
+    if status in _OVERLOADED or (status >= 500 and status not in _NOT_FOR_US):
+        raise Unavailable(backend, f"answered {_said(response)}", status, retry_after=wait)
+    issues = outcome_issues(_json_or_none(response))
+    if status in _TOO_MUCH or "too-costly" in codes(issues):
+        raise TooCostly(backend, f"answered {_said(response)}", status)
+    if status in (401, 403):
+        raise Unauthorized(backend, f"answered {_said(response)}; check this backend's auth and its scopes", status)
+    if codes(issues) & _TRANSIENT_ISSUES:
+        raise Unavailable(backend, f"answered {_said(response)}", status, retry_after=wait)
+    if 300 <= status < 400:
+        raise Refused(backend, f"answered {status}, a redirect that is not followed; correct the backend's url", status)
+    raise Refused(backend, f"answered {_said(response)}", status)
+
+
+def plain_json(backend: str, response: requests.Response) -> Any:
+    """The answer's JSON, numbers as floats; None for an empty one. Raises ``BackendError`` for what is not JSON."""
+    return _parsed(backend, response, orjson.loads)
+
+
+def resource(backend: str, response: requests.Response) -> Any:
+    """The answer's FHIR resource, numbers exact; None for an empty one.
+
+    An OperationOutcome of severity error or fatal is an error whatever the status says.
+    """
+    parsed = _parsed(backend, response, exact_json.loads)
+    issues = [issue for issue in outcome_issues(parsed) if issue.get("severity") in ("error", "fatal")]
+    if issues:
+        raise outcome_error(backend, issues, response.status_code)
+    return parsed
+
+
+def whole(_backend: str, response: requests.Response) -> requests.Response:
+    """The response as it is, but for the request's headers, where the token stands."""
+    response.request.headers = CaseInsensitiveDict()
+    return response
+
+
+def outcome_error(backend: str, issues: list[dict[str, Any]], status: int) -> BackendError:
+    """The error that an OperationOutcome's issues stand for."""
+    text = f"answered {status} {_tidy(_issue_texts(issues))}".rstrip()
+    if codes(issues) & _TRANSIENT_ISSUES:
+        return Unavailable(backend, text, status)
+    return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status)
+
+
+def outcome_issues(parsed: Any) -> list[dict[str, Any]]:
+    """The issues of an OperationOutcome; none where it is something else."""
+    if not isinstance(parsed, dict) or parsed.get("resourceType") != "OperationOutcome":
+        return []
+    return [issue for issue in _list(parsed.get("issue")) if isinstance(issue, dict)]
+
+
+def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
+    """The issues' codes."""
+    return {str(issue.get("code")) for issue in issues}
+
+
+def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
+    if response.status_code == 204 or not response.content:
+        return None
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    status = response.status_code
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise Unavailable(backend, "answered a web page instead of JSON (a log-in page?)", status)
+    if kind and not kind.endswith(("/json", "+json")):
+        raise Refused(backend, f"answered {_tidy(kind)}, not JSON: use request()", status)
+    try:
+        return loads(response.content)
+    except ValueError as error:
+        raise Unavailable(backend, "answered broken JSON", status) from error
+
+
+def _json_or_none(response: requests.Response) -> Any:
+    try:
+        return orjson.loads(response.content)
+    except ValueError:
+        return None
+
+
+def _said(response: requests.Response) -> str:
+    return f"{response.status_code} {_tidy(_reason(_json_or_none(response)) or response.reason or '')}".rstrip()
+
+
+def _reason(parsed: Any) -> str:
+    """What the backend says went wrong: an OperationOutcome, an RFC 9457 problem, or the usual members."""
+    if not isinstance(parsed, dict):
+        return ""
+    if issues := outcome_issues(parsed):
+        return _issue_texts(issues)
+    if isinstance(parsed.get("error"), dict):
+        return _reason(parsed["error"])
+    told = (parsed.get(member) for member in ("title", "detail", "message", "error", "error_description"))
+    return ": ".join(text for text in told if isinstance(text, str) and text)
+
+
+def _issue_texts(issues: list[dict[str, Any]]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, map(_issue_text, issues))))
+
+
+def _issue_text(issue: dict[str, Any]) -> str:
+    details = issue.get("details")
+    told = issue.get("diagnostics") or (details.get("text") if isinstance(details, dict) else None) or issue.get("code")
+    return told if isinstance(told, str) else ""
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _tidy(text: str) -> str:
+    clean = re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip()
+    return clean if len(clean) <= _REASON_LENGTH else clean[: _REASON_LENGTH - 1] + "…"

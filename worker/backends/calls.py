@@ -1,0 +1,40 @@
+"""What a job's classes and the HTTP below them say to each other; a fake of ``Caller`` is all that a test needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import requests
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to a backend: ``path`` is below the backend's URL, or a whole URL of its origin.
+
+    Every call may be sent again after a failure: reads, PUT and DELETE by their nature (RFC 9110 section 9.2.2), and
+    every other write because it carries an ``Idempotency-Key``.
+    """
+
+    method: str
+    path: str
+    params: Any = field(default=None, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Caller(Protocol):
+    """Sends calls to one backend on behalf of one delivery."""
+
+    @property
+    def backend(self) -> str:
+        """The backend's name."""
+
+    def __call__(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
+        """What ``read(backend, response)`` makes of a good answer; raises ``BackendError`` for any other.
+
+        ``read`` may raise ``Unavailable``: then the call is sent again like any other that failed.
+        """

@@ -1,0 +1,239 @@
+"""FHIR backends: resources, searches and Bundles (https://hl7.org/fhir/R4/http.html)."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from worker import exact_json
+from worker.backends import bundles, models
+from worker.backends.answers import resource
+from worker.backends.bundles import Entry, EntryOutcome
+from worker.backends.calls import Call, Caller
+from worker.backends.http import Http, HttpCaller
+from worker.backends.lookups import Found, Lookups
+from worker.backends.pages import Resource, SearchSet, pages
+from worker.backends.search import parameters
+from worker.errors import Refused, Reject
+from worker.records import Meter, RowKey
+
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_TYPE = re.compile(r"[A-Z][A-Za-z]+")
+_FHIR_JSON = "application/fhir+json"
+_JSON_PATCH = "application/json-patch+json"
+_RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
+
+
+class Fhir:
+    """What a job sees as ``ctx.fhir[name]``.
+
+    Resources are dicts, the server's JSON untouched (numbers exact); where a ``fhir.resources`` model class is given
+    for a type, a validated model. Whatever is written may be either and is validated first: a wrong one raises
+    ``Reject`` and is not sent. All raise ``Unavailable``, ``Refused`` or ``Unauthorized``.
+    """
+
+    def __init__(self, session: FhirSession, key: RowKey) -> None:
+        self._session = session
+        self._key = key
+
+    def read(self, type_: Any, id: str, *, fresh: bool = False) -> Any:
+        """The resource with this id; raises ``Refused`` if there is none, ``Reject`` for what cannot be an id.
+
+        Reads of many rows are shared and travel together; within a delivery a resource is asked for once, unless it
+        is written meanwhile or a ``fresh`` one is asked for.
+        """
+        name = _type_name(type_)
+        found = self._session.lookups.read(name, [_checked_id(name, id)], fresh=fresh)[id]
+        if isinstance(found, Exception):
+            raise found
+        return self._as_asked(type_, found)
+
+    def read_many(self, type_: Any, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Any]:
+        """The resources with these ids, by id, in few requests; equal ids are asked for once.
+
+        Raises ``Refused`` if any is missing; with ``missing_ok`` the others are returned.
+        """
+        name = _type_name(type_)
+        answers = self._session.lookups.read(name, [_checked_id(name, id_) for id_ in ids])
+        errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        missing = [error for error in errors if isinstance(error, Refused) and error.status in (404, 410)]
+        if len(errors) > len(missing):
+            raise next(error for error in errors if error not in missing)
+        if missing and not missing_ok:
+            raise Refused(self._session.backend, f"{len(missing)} of {len(answers)} {name} are missing", 404)
+        found = {id_: answer for id_, answer in answers.items() if not isinstance(answer, Exception)}
+        return {id_: self._as_asked(type_, answer) for id_, answer in found.items()}
+
+    def resources(self, type_: Any) -> SearchSet:
+        """All resources of a type, to be searched."""
+        return SearchSet(self._session.caller, _type_name(type_))
+
+    def create(self, resource_: Any, *, if_none_exist: Mapping[str, Any] | None = None) -> Any:
+        """Create a resource and return it as the server keeps it.
+
+        ``if_none_exist`` holds the search criteria that find it if it is there already: only then is it created once
+        for certain, since FHIR servers do not have to know the ``Idempotency-Key`` that is always sent.
+        """
+        sent = self._valid(resource_)
+        headers = {"Idempotency-Key": self._key.next()}
+        if if_none_exist:
+            headers["If-None-Exist"] = urlencode(parameters(dict(if_none_exist)))
+        return self._write("POST", sent["resourceType"], sent, headers, "several resources match if_none_exist")
+
+    def update(self, resource_: Any, *, if_match: str | None = None) -> Any:
+        """Put a resource in the place of the one with its id; ``if_match`` is the version that may be replaced."""
+        sent = self._valid(resource_)
+        type_, id_ = sent["resourceType"], str(sent.get("id", ""))
+        return self._write("PUT", f"{type_}/{_checked_id(type_, id_)}", sent, _if_match(if_match))
+
+    def patch(
+        self, type_: Any, id: str, operations: Sequence[Mapping[str, Any]], *, if_match: str | None = None
+    ) -> Any:
+        """Change parts of a resource by JSON Patch (RFC 6902)."""
+        name = _type_name(type_)
+        headers = {"Idempotency-Key": self._key.next(), "Content-Type": _JSON_PATCH, **_if_match(if_match)}
+        return self._write("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers)
+
+    def delete(self, type_: Any, id: str) -> None:
+        """Delete a resource; one that is not there is as good as deleted."""
+        name = _type_name(type_)
+        try:
+            self._write("DELETE", f"{name}/{_checked_id(name, id)}", None, {})
+        except Refused as error:
+            if error.status not in (404, 410):
+                raise
+
+    def transaction(self, entries: Mapping[str, Any] | Iterable[Entry]) -> list[EntryOutcome]:
+        """Send a Bundle, or its entries, of which all are done or none; the outcomes stand in their order."""
+        kept, places = bundles.merged(bundles.entries_of(entries))
+        done = self._send_bundle("transaction", kept)
+        return [done[place] for place in places]
+
+    def batch(self, entries: Mapping[str, Any] | Iterable[Entry]) -> list[EntryOutcome]:
+        """Send a Bundle, or its entries, each done or refused by itself: look at every outcome's ``error``."""
+        return self._send_bundle("batch", bundles.entries_of(entries))
+
+    def _send_bundle(self, type_: str, entries: list[Entry]) -> list[EntryOutcome]:
+        plain = [
+            {**entry, "resource": self._valid(entry["resource"])} if "resource" in entry else entry for entry in entries
+        ]
+        answer = self._write("POST", "", bundles.bundle(type_, plain), {"Idempotency-Key": self._key.next()})
+        return bundles.outcomes(self._session.backend, answer, len(entries))
+
+    def _valid(self, resource_: Any) -> Resource:
+        plain = models.as_dict(resource_)
+        if wrong := models.problems(self._session.version, plain):
+            more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+            raise Reject(f"the resource is not valid {self._session.version}: {'; '.join(wrong[:3])}{more}")
+        return dict(plain)
+
+    def _write(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str], conflict: str = "version conflict"
+    ) -> Any:
+        sent = None if body is None else exact_json.dumps(body)
+        kind = {"Accept": _FHIR_JSON, "Content-Type": _FHIR_JSON, "Prefer": "return=representation"}
+        try:
+            return self._session.caller(Call(method, path, body=sent, headers={**kind, **headers}), resource)
+        except Refused as error:
+            if error.status == 412 or (error.status == 409 and "If-Match" in headers):
+                raise Refused(self._session.backend, f"{conflict}: {error}", error.status) from error
+            raise
+        finally:
+            self._session.wrote(path)
+
+    def _as_asked(self, type_: Any, found: Resource) -> Any:
+        if isinstance(type_, str):
+            return found
+        try:
+            return models.parse(type_, found)
+        except ValueError as error:
+            raise Refused(self._session.backend, f"gave a {_type_name(type_)} that is not valid: {error}") from error
+
+
+class FhirSession:
+    """A FHIR backend opened for one delivery: the lookups of all its rows are shared."""
+
+    def __init__(self, caller: Caller, version: str) -> None:
+        self.caller = caller
+        self.backend = caller.backend
+        self.version = version
+        self.lookups = Lookups(self._fetch)
+
+    def at(self, key: RowKey) -> Fhir:
+        """What the job sees while it works on one row."""
+        return Fhir(self, key)
+
+    def wrote(self, path: str) -> None:
+        """Forget what a write to this path has changed."""
+        type_, _, id_ = path.partition("/")
+        if id_:
+            self.lookups.forget(type_, id_)
+        elif not type_:
+            self.lookups.forget_all()
+
+    def _fetch(self, type_: str, ids: Sequence[str]) -> Found:
+        if len(ids) == 1:
+            call = Call("GET", f"{type_}/{ids[0]}", headers={"Accept": _FHIR_JSON})
+            return {ids[0]: self.caller(call, resource)}
+        query = parameters({"_id": set(ids), "_count": len(ids)})
+        found: dict[str, Any] = {}
+        for page in pages(self.caller, type_, query):
+            found |= {str(match.get("id")): match for match in page.matches}
+            if found.keys() - set(ids):
+                raise Refused(self.backend, f"does not search {type_} by _id")
+            if len(found) == len(ids):
+                break
+        for id_ in ids:
+            found.setdefault(id_, Refused(self.backend, f"has no {type_} with this id", 404))
+        return found
+
+
+class FhirBackend:
+    """A FHIR backend."""
+
+    kind = "fhir"
+
+    def __init__(self, http: Http, version: str) -> None:
+        self.name = http.name
+        self._http = http
+        self._version = version
+
+    def open(self, meter: Meter, stop: threading.Event) -> FhirSession:
+        """A session for one delivery."""
+        return FhirSession(HttpCaller(self._http, meter, stop, self._http.retries + 1), self._version)
+
+    def check(self) -> str:
+        """Ask for the CapabilityStatement; raises ``Refused`` if its FHIR version is not the configured one."""
+        caller = HttpCaller(self._http, Meter(), threading.Event(), attempts=1)
+        statement = caller(Call("GET", "metadata", headers={"Accept": _FHIR_JSON}), resource)
+        release = str((statement or {}).get("fhirVersion", "an unknown version"))
+        if not release.startswith(_RELEASES[self._version]):
+            raise Refused(self.name, f'speaks FHIR {release}, not {self._version}: set "version" to what it speaks')
+        return f"FHIR {release} at {self._http.origin}"
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+
+def _type_name(type_: Any) -> str:
+    name = type_ if isinstance(type_, str) else models.type_name(type_)
+    if not _TYPE.fullmatch(name):
+        raise ValueError(f"{name!r} is not a FHIR resource type")
+    return name
+
+
+def _checked_id(type_: str, id_: str) -> str:
+    """The id, if it is one (https://hl7.org/fhir/R4/datatypes.html#id)."""
+    if not isinstance(id_, str) or not _ID.fullmatch(id_) or not id_.strip("."):
+        raise Reject(f"the {type_} id is {'blank' if not str(id_ or '').strip() else 'not a FHIR id'}")
+    return id_
+
+
+def _if_match(version: str | None) -> dict[str, str]:
+    if version is None:
+        return {}
+    return {"If-Match": version if version.startswith("W/") else f'W/"{version}"'}

@@ -1,0 +1,131 @@
+"""How much of a backend its callers may use at once; all threads of the process share one ``Limits`` a backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from worker.errors import Stopping, Unavailable
+
+LONGEST_WAIT = 300.0
+"""Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
+
+_LONGEST_HOLD = 3600.0
+_LOOK_FOR_STOP = 0.2
+_FIRST_WINDOW = 8
+_CONGESTED = frozenset({None, 408, 429, 503, 504})
+
+Clock = Callable[[], float]
+Sleep = Callable[[threading.Event, float], bool]
+"""Waits so many seconds or until the event is set, and tells whether it is: ``threading.Event.wait``."""
+
+
+class Limits:
+    """Concurrency, rate and the pauses that the backend asked for.
+
+    ``concurrency`` is a fixed number, or "auto": additive increase, multiplicative decrease up to ``threads`` (Chiu
+    and Jain 1989), after a slow start (RFC 5681 section 3.1). ``rate`` is requests per second, evenly spaced.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        concurrency: int | Literal["auto"],
+        rate: float | None,
+        *,
+        threads: int,
+        clock: Clock,
+        sleep: Sleep,
+    ) -> None:
+        self._backend = backend
+        self._adapts = concurrency == "auto"
+        self._most = threads if concurrency == "auto" else concurrency
+        self._window: float = min(_FIRST_WINDOW, threads) if concurrency == "auto" else concurrency
+        self._threshold: float = self._most
+        self._gap = 1 / rate if rate else 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._changed = threading.Condition()
+        self._running = 0
+        self._next_start = 0.0
+        self._held_until = 0.0
+        self._shrunk_at = float("-inf")
+
+    @property
+    def window(self) -> int:
+        """How many requests may run at once just now."""
+        return int(self._window)
+
+    @contextmanager
+    def turn(self, stop: threading.Event) -> Iterator[None]:
+        """Run one request when the limits allow it, and learn from how it ends.
+
+        Raises ``Stopping`` when ``stop`` is set, ``Unavailable`` when the backend asked for too long a pause.
+        """
+        self._enter(stop)
+        try:
+            self._wait_for_start(stop)
+            started = self._clock()
+            try:
+                yield
+            except Unavailable as error:
+                self._learn_from(error, started)
+                raise
+            self._grow()
+        finally:
+            self._leave()
+
+    def pause(self, stop: threading.Event, seconds: float) -> None:
+        """Wait, if there is anything to wait for; raises ``Stopping`` when ``stop`` is set."""
+        if seconds > 0 and self._sleep(stop, seconds):
+            raise self._stopping()
+
+    def _stopping(self) -> Stopping:
+        return Stopping(f"{self._backend}: the worker is stopping")
+
+    def _enter(self, stop: threading.Event) -> None:
+        with self._changed:
+            while self._running >= self.window:
+                if stop.is_set():
+                    raise self._stopping()
+                self._changed.wait(_LOOK_FOR_STOP)
+            self._running += 1
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
+
+    def _wait_for_start(self, stop: threading.Event) -> None:
+        while (held := self._held_until - self._clock()) > 0:
+            if held > LONGEST_WAIT:
+                raise Unavailable(self._backend, f"asked not to be called for {held:.0f} s", retry_after=held)
+            self.pause(stop, held)
+        if self._gap:
+            self.pause(stop, self._book_start() - self._clock())
+
+    def _book_start(self) -> float:
+        with self._changed:
+            start = max(self._next_start, self._clock())
+            self._next_start = start + self._gap
+            return start
+
+    def _learn_from(self, error: Unavailable, started: float) -> None:
+        with self._changed:
+            now = self._clock()
+            if error.retry_after:
+                self._held_until = max(self._held_until, now + min(error.retry_after, _LONGEST_HOLD))
+            # Requests that were under way at the last cut say nothing about the smaller window.
+            if self._adapts and error.status in _CONGESTED and started >= self._shrunk_at:
+                self._window = self._threshold = max(1.0, self._window / 2)
+                self._shrunk_at = now
+
+    def _grow(self) -> None:
+        if not self._adapts or self._window >= self._most:
+            return
+        with self._changed:
+            step = 1.0 if self._window < self._threshold else 1 / self._window
+            self._window = min(self._most, self._window + step)
+            self._changed.notify()

@@ -1,0 +1,28 @@
+"""Where a backend is, and the guard that nothing meant for it goes anywhere else."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+from worker.http_terms import origin_of
+
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://|//", re.IGNORECASE)
+# A backslash or a tab is read as a slash or dropped by some parsers: two readings of one URL are one too many.
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\#]")
+
+
+def locate(base: str, path: str) -> str:
+    """The URL of ``path`` below ``base``; a whole URL is taken if its origin is that of ``base``.
+
+    Raises ``ValueError``, whose text does not quote the path: it may have come from a row.
+    """
+    if _AMBIGUOUS.search(path):
+        raise ValueError("it has a blank, a control character, '#' or a backslash in it")
+    whole = bool(_ABSOLUTE.match(path))
+    url = path if whole else (f"{base.rstrip('/')}/{path.lstrip('/')}" if path.strip("/") else base)
+    if origin_of(url) != origin_of(base):
+        raise ValueError(f"it leads away from {origin_of(base)}")
+    if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(urlsplit(path).path))):
+        raise ValueError("it has a '.' or '..' segment")
+    return url

@@ -1,0 +1,139 @@
+"""The pages of a FHIR search, and the set of resources they make up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+import requests
+
+from worker.backends.answers import codes, outcome_issues, resource
+from worker.backends.calls import Call, Caller
+from worker.backends.search import Parameter, filters, parameters, search_call
+from worker.errors import Refused
+
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One searchset Bundle: what matched, what came along with it, and the codes of the server's warnings.
+
+    ``next`` and ``self_link`` are whole URLs, "" where the server gave none; ``total`` may be missing.
+    """
+
+    matches: list[Resource]
+    included: list[Resource]
+    warnings: tuple[str, ...]
+    total: int | None
+    next: str
+    self_link: str
+
+
+def read_page(backend: str, response: requests.Response) -> Page:
+    """The page in an answer; raises ``BackendError`` if there is none."""
+    bundle = resource(backend, response)
+    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
+        raise Refused(backend, "answered a search with something that is not a Bundle", response.status_code)
+    by_mode: dict[str, list[Resource]] = {"match": [], "include": [], "outcome": []}
+    for entry in bundle.get("entry") or ():
+        found = entry.get("resource")
+        if found is not None:
+            by_mode[_mode(entry, found)].append(found)
+    links = {link.get("relation"): urljoin(response.url, link.get("url", "")) for link in bundle.get("link") or ()}
+    issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
+    return Page(
+        by_mode["match"],
+        by_mode["include"],
+        tuple(sorted(codes(issues))),
+        bundle.get("total"),
+        links.get("next", ""),
+        links.get("self", ""),
+    )
+
+
+def pages(caller: Caller, type_: str, query: list[Parameter]) -> Iterator[Page]:
+    """A search's pages, each fetched when it is asked for.
+
+    Raises ``Refused`` if the server ignored a parameter, links to another origin, or to a page already seen: never a
+    part of the answer in place of the whole.
+    """
+    page = caller(search_call(type_, query), read_page)
+    _refuse_ignored_parameters(caller.backend, query, page.self_link)
+    yield page
+    seen: set[str] = set()
+    while page.next:
+        if page.next in seen:
+            raise Refused(caller.backend, f"its pages of {type_} go round in a circle")
+        seen.add(page.next)
+        page = caller(Call("GET", page.next, headers={"Accept": "application/fhir+json"}), read_page)
+        yield page
+
+
+class SearchSet:
+    """The resources of one type that match some criteria; asked for only when read.
+
+    ``search`` narrows it; the criteria are described at ``worker.backends.search.parameters``.
+    """
+
+    def __init__(self, caller: Caller, type_: str, query: list[Parameter] | None = None) -> None:
+        self._caller = caller
+        self._type = type_
+        self._query = query or []
+
+    def search(self, **criteria: Any) -> SearchSet:
+        """The part of this set that also meets these criteria."""
+        return SearchSet(self._caller, self._type, self._query + parameters(criteria))
+
+    def get(self) -> Resource:
+        """The only match; raises ``Refused`` if there is none or more than one."""
+        found: list[Resource] = []
+        for resource_ in self._at_most(2).iterate():
+            found.append(resource_)
+            if len(found) > 1:
+                raise Refused(self._caller.backend, f"more than one {self._type} matches")
+        if not found:
+            raise Refused(self._caller.backend, f"no {self._type} matches")
+        return found[0]
+
+    def first(self) -> Resource | None:
+        """The first match in the server's order, or None."""
+        return next(self._at_most(1).iterate(), None)
+
+    def iterate(self) -> Iterator[Resource]:
+        """Every match, page by page; what was only included stands in ``pages()``."""
+        for page in self.pages():
+            yield from page.matches
+
+    __iter__ = iterate
+
+    def pages(self) -> Iterator[Page]:
+        """The pages with everything in them."""
+        return pages(self._caller, self._type, self._query)
+
+    def count(self) -> int:
+        """How many there are, as the server counts; where it gives no total they are read and counted."""
+        total = next(self.search(_summary="count").pages()).total
+        return sum(1 for _ in self.iterate()) if total is None else total
+
+    def _at_most(self, count: int) -> SearchSet:
+        asked = any(name == "_count" for name, _ in self._query)
+        return self if asked else self.search(_count=count)
+
+
+def _mode(entry: dict[str, Any], found: Resource) -> str:
+    if found.get("resourceType") == "OperationOutcome":
+        return "outcome"
+    mode = (entry.get("search") or {}).get("mode")
+    return mode if mode in ("include", "outcome") else "match"
+
+
+def _refuse_ignored_parameters(backend: str, query: list[Parameter], self_link: str) -> None:
+    """A server that does not know a parameter may ignore it and answer with everything; its self link tells."""
+    used = parse_qsl(urlsplit(self_link).query, keep_blank_values=True)
+    if not self_link or (not used and search_call("", query).method == "POST"):
+        return  # HAPI's self link for a POST never has parameters
+    if ignored := filters(query) - filters(used):
+        raise Refused(backend, f"does not know the search parameter {', '.join(sorted(ignored))}")

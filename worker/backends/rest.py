@@ -1,0 +1,106 @@
+"""REST backends: JSON over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from worker import exact_json
+from worker.backends.answers import plain_json, whole
+from worker.backends.calls import Call, Caller
+from worker.backends.http import Http, HttpCaller
+from worker.errors import Refused
+from worker.records import Meter, RowKey
+
+_NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
+
+
+class Rest:
+    """What a job sees as ``ctx.rest[name]``.
+
+    A path is below the backend's URL. ``json`` is sent as the body; answers come back as parsed JSON, None for an empty
+    one. POST and PATCH carry an ``Idempotency-Key`` that is the same whenever the row is run again, unless the job
+    gives its own. All raise ``Unavailable``, ``Refused`` or ``Unauthorized``.
+    """
+
+    def __init__(self, caller: Caller, key: RowKey) -> None:
+        self._caller = caller
+        self._key = key
+
+    def get(self, path: str, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """The JSON at ``path``."""
+        return self._caller(self._call("GET", path, params, None, headers), plain_json)
+
+    def post(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Send JSON to ``path``."""
+        return self._caller(self._call("POST", path, params, json, headers), plain_json)
+
+    def put(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Put JSON at ``path``."""
+        return self._caller(self._call("PUT", path, params, json, headers), plain_json)
+
+    def patch(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Change what is at ``path``."""
+        return self._caller(self._call("PATCH", path, params, json, headers), plain_json)
+
+    def delete(self, path: str, params: Any = None, json: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Delete what is at ``path``."""
+        return self._caller(self._call("DELETE", path, params, json, headers), plain_json)
+
+    def request(
+        self, method: str, path: str, params: Any = None, json: Any = None, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        """The whole response, its body read; any status but 2xx is raised as an error here too."""
+        return self._caller(self._call(method.upper(), path, params, json, headers), whole)
+
+    def _call(self, method: str, path: str, params: Any, json: Any, headers: Mapping[str, str] | None) -> Call:
+        own: dict[str, str] = {}
+        if json is not None:
+            own["Content-Type"] = "application/json"
+        given = headers or {}
+        if method in _NOT_IDEMPOTENT and "idempotency-key" not in map(str.lower, given):
+            own["Idempotency-Key"] = self._key.next()
+        return Call(method, path, params, None if json is None else exact_json.dumps(json), {**own, **given})
+
+
+class RestBackend:
+    """A REST backend."""
+
+    kind = "rest"
+
+    def __init__(self, http: Http) -> None:
+        self.name = http.name
+        self._http = http
+
+    def open(self, meter: Meter, stop: threading.Event) -> RestSession:
+        """A session for one delivery."""
+        return RestSession(HttpCaller(self._http, meter, stop, self._http.retries + 1))
+
+    def check(self) -> str:
+        """Ask once for the backend's URL itself: any answer that does not turn us away will do."""
+        caller = HttpCaller(self._http, Meter(), threading.Event(), attempts=1)
+        try:
+            status = caller(Call("GET", ""), whole).status_code
+        except Refused as error:
+            if error.status is None:
+                raise
+            status = error.status
+        return f"{self._http.origin} answers ({status})"
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+
+class RestSession:
+    """A REST backend opened for one delivery."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def at(self, key: RowKey) -> Rest:
+        """What the job sees while it works on one row."""
+        return Rest(self._caller, key)

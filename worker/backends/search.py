@@ -1,0 +1,132 @@
+"""FHIR search parameters, written the way fhirpy's users know them (https://hl7.org/fhir/R4/search.html)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+from worker.backends.calls import Call
+from worker.errors import Reject
+
+Parameter = tuple[str, str]
+
+_LONGEST_QUERY = 1500
+_PREFIXES = frozenset({"eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"})
+_MODIFIERS = frozenset(
+    {"exact", "contains", "not", "text", "text_advanced", "code_text", "missing", "above", "below", "in", "not_in"}
+    | {"of_type", "identifier", "iterate"}
+)
+# They say how to answer, not which resources: lists of names whose commas stand as they are.
+_RESULT_PARAMETERS = frozenset(
+    {"_sort", "_count", "_include", "_revinclude", "_summary", "_total", "_elements", "_contained", "_containedType"}
+    | {"_format", "_pretty"}
+)
+_PERSONAL = frozenset(
+    {"name", "family", "given", "phonetic", "identifier", "birthdate", "death-date", "phone", "email", "telecom"}
+    | {"address", "address-city", "address-postalcode", "address-state", "address-country", "_text", "_content"}
+)
+_TOKEN = re.compile(r"((?:[a-z][a-z0-9+.-]*://|urn:)[^|\s]+)\|([^|]*)", re.IGNORECASE)
+
+
+def parameters(criteria: dict[str, Any]) -> list[Parameter]:
+    """The query parameters that keyword arguments stand for.
+
+    ``name__contains`` is ``name:contains``; ``date__ge`` puts ``ge`` before the value;
+    ``general_practitioner__Organization__name`` is ``general-practitioner:Organization.name``. A list is "all of" (the
+    parameter is repeated), a set "any of" (values joined by commas), a tuple a token ``system|value``. Raises
+    ``Reject`` for an empty value, which a server would ignore and answer with everything, and ``TypeError`` for a value
+    that has no form in a search.
+    """
+    return [parameter for name, value in criteria.items() for parameter in _parameter(name, value)]
+
+
+def search_call(type_: str, query: list[Parameter]) -> Call:
+    """The request for a search: by POST where the query is long or would put personal data into a URL."""
+    headers = {
+        "Accept": "application/fhir+json",
+        "Prefer": "handling=strict",
+        # HAPI answers the same search from a cache for a minute, also after a write.
+        "Cache-Control": "no-cache",
+    }
+    encoded = urlencode(query)
+    if len(encoded) <= _LONGEST_QUERY and not any(map(_is_personal, _names(query))):
+        return Call("GET", type_, query, headers=headers)
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+    return Call("POST", f"{type_}/_search", body=encoded.encode(), headers=headers)
+
+
+def filters(query: Iterable[Parameter]) -> set[str]:
+    """The names, without modifiers and chains, of the parameters that say which resources are asked for."""
+    return {_base(name) for name in _names(query)} - _RESULT_PARAMETERS
+
+
+def _names(query: Iterable[Parameter]) -> Iterator[str]:
+    return (name for name, _ in query)
+
+
+def _base(name: str) -> str:
+    return re.split(r"[:.]", name, maxsplit=1)[0]
+
+
+def _is_personal(name: str) -> bool:
+    return not _PERSONAL.isdisjoint(re.split(r"[:.]", name))
+
+
+def _parameter(keyword: str, value: Any) -> list[Parameter]:
+    name, prefix = _name(keyword)
+    values = value if isinstance(value, list) else [value]
+    return [(name, _any_of(name, prefix, one)) for one in values]
+
+
+def _name(keyword: str) -> tuple[str, str]:
+    head, *rest = re.split(r"(?<=[^_])__", keyword)
+    prefix = rest.pop() if rest and rest[-1] in _PREFIXES else ""
+    name = _hyphens(head)
+    if name == "_has":
+        return ":".join([name, *(_hyphens(segment) for segment in rest)]), prefix
+    for segment in rest:
+        is_modifier = segment in _MODIFIERS or segment[:1].isupper()
+        name += (":" if is_modifier else ".") + _hyphens(segment)
+    return name, prefix
+
+
+def _hyphens(segment: str) -> str:
+    return segment[:1] + segment[1:].replace("_", "-")
+
+
+def _any_of(name: str, prefix: str, value: Any) -> str:
+    if isinstance(value, set | frozenset):
+        if not value:
+            raise Reject(f"the search parameter {name!r} has no values")
+        return ",".join(sorted(prefix + _value(name, one) for one in value))
+    return prefix + _value(name, value)
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float | Decimal):
+        return str(value)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError(f"the time given for {name!r} needs a time zone, as FHIR's dateTime does")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return "|".join("" if part is None else _escaped(str(part)) for part in value)
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} cannot be searched for with {name!r}")
+    if not value.strip():
+        raise Reject(f"the search parameter {name!r} is empty")
+    if name in _RESULT_PARAMETERS:
+        return value
+    token = _TOKEN.fullmatch(value)
+    return f"{_escaped(token[1])}|{_escaped(token[2])}" if token else _escaped(value)
+
+
+def _escaped(value: str) -> str:
+    r"""FHIR's own escapes for ``\ , $ |`` (section 3.1.1.3.1, escaping search parameters)."""
+    return re.sub(r"[\\,$|]", lambda found: "\\" + found[0], value)
