@@ -1,0 +1,170 @@
+"""From text to records: physical lines are joined where a quote spans them, and what is not well-formed is marked.
+
+The rules are those of RFC 4180, section 2, with any delimiter and any line end. pandas parses the well-formed records
+afterwards; by itself it fills up a row with too few fields in silence and stops at one with too many.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
+
+from worker.decoding import is_clean
+from worker.errors import DeliveryError
+
+RECORD_LIMIT = 2**20  # characters
+
+_BLANK = ("\n", "\r\n", "\r")
+_DELIMITERS = ",;\t|"
+_QUOTED = re.compile(r'"[^"]*"?')
+_MISMATCH = "the quotes of {} do not match: one is not closed, or text follows a closed one"
+
+# The csv module's own limit of 128 KiB would refuse fields that RECORD_LIMIT allows; two lines can come to twice that.
+csv.field_size_limit(max(csv.field_size_limit(), 2 * RECORD_LIMIT + 2))
+
+
+class Record(NamedTuple):
+    """A record as it is written, line end included, and the line it begins in; ``fault`` says why it is no row."""
+
+    line: int
+    text: str
+    fault: str = ""
+
+
+class Header(NamedTuple):
+    """The first record: its text without a byte order mark, its fields, and the delimiter between them."""
+
+    text: str
+    names: list[str]
+    delimiter: str
+
+
+class Lines:
+    """The physical lines of a text, one after the other; ``number`` is that of the last one drawn, from 1 on."""
+
+    def __init__(self, text: TextIO) -> None:
+        self.number = 0
+        self.encoding = text.encoding.upper().removesuffix("-SIG")
+        self._read = text.readline
+        self._waiting: deque[str] = deque()
+
+    def draw(self) -> str:
+        """The next line with its end; "" after the last. Of one longer than RECORD_LIMIT, only its beginning."""
+        if self._waiting:
+            line = self._waiting.popleft()
+        elif len(line := self._read(RECORD_LIMIT + 1)) > RECORD_LIMIT:
+            rest = line
+            while rest and not rest.endswith(_BLANK):
+                rest = self._read(RECORD_LIMIT)
+        if line:
+            self.number += 1
+        return line
+
+    def put_back(self, lines: list[str]) -> None:
+        """Undo the drawing of the last lines."""
+        self._waiting.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+
+def read_header(lines: Lines, delimiter: str | None) -> Header:
+    """Draw the first record that is not blank; sniffs the delimiter where it is None.
+
+    Raises ``DeliveryError`` if there is none or it is not well-formed.
+    """
+    first = lines.draw().removeprefix("\ufeff")
+    while first in _BLANK:
+        first = lines.draw()
+    if not first:
+        raise DeliveryError("the file has no header, only blank lines")
+    where = f"the header in line {lines.number}"
+    delimiter = delimiter or _sniffed(first)
+    try:
+        names, more = _parsed(lines, first, delimiter)
+    except csv.Error as error:
+        raise DeliveryError(_MISMATCH.format(where)) from error
+    text = "".join((first, *more))
+    if not is_clean(text):
+        raise DeliveryError(f"{where} is not {lines.encoding} text; set `encoding` on the job to what the sender uses")
+    if len(text) > RECORD_LIMIT:
+        raise DeliveryError(f"{where} is longer than {RECORD_LIMIT} characters; is this CSV?")
+    return Header(text, names, delimiter)
+
+
+def records(lines: Lines, delimiter: str, width: int) -> Iterator[Record]:
+    """The records below the header, in order, blank lines left out; those without ``fault`` have ``width`` fields.
+
+    A quote that does not match costs only the line that it stands in.
+    """
+    gaps = width - 1
+    while text := lines.draw():
+        if text in _BLANK:
+            continue
+        line = lines.number
+        if '"' in text:
+            text, fault = _quoted(lines, text, delimiter, width)
+        else:
+            fault = "" if text.count(delimiter) == gaps else _miscount(text.count(delimiter) + 1, width)
+        if len(text) > RECORD_LIMIT:
+            fault = f"the row is longer than {RECORD_LIMIT} characters; only its beginning is kept"
+        elif not is_clean(text):
+            fault = "the row has a NUL character" if "\0" in text else f"a byte is not {lines.encoding}"
+        yield Record(line, text, fault)
+
+
+def fields(text: str, delimiter: str) -> list[str]:
+    """The fields of one record; where its quotes do not match, they are taken literally."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return text.rstrip("\r\n").split(delimiter)
+
+
+def _quoted(lines: Lines, first: str, delimiter: str, width: int) -> tuple[str, str]:
+    """The text and the fault of a record that has quotes."""
+    try:
+        found, more = _parsed(lines, first, delimiter)
+    except csv.Error:
+        return first, _MISMATCH.format("the row")
+    if len(found) == width:
+        return "".join((first, *more)), ""
+    if more and first.count(delimiter) == width - 1:
+        # Whole without its quote: a stray one, which must not swallow the rows up to the next quote.
+        lines.put_back(more)
+        return first, _MISMATCH.format("the row")
+    return "".join((first, *more)), _miscount(len(found), width)
+
+
+def _parsed(lines: Lines, first: str, delimiter: str) -> tuple[list[str], list[str]]:
+    """The fields of the record that begins with a line, and the further lines that it goes on in.
+
+    Raises ``csv.Error``, with those lines put back, if its quotes do not match within RECORD_LIMIT.
+    """
+    more: list[str] = []
+
+    def draw() -> Iterator[str]:
+        yield first
+        size = len(first)
+        while size <= RECORD_LIMIT and (line := lines.draw()):
+            more.append(line)
+            size += len(line)
+            yield line
+
+    try:
+        return next(csv.reader(draw(), delimiter=delimiter, strict=True)), more
+    except csv.Error:
+        lines.put_back(more)
+        raise
+
+
+def _sniffed(header: str) -> str:
+    """The delimiter that stands most often outside quotes; a comma where there is none."""
+    counts = Counter(_QUOTED.sub("", header))
+    return max(_DELIMITERS, key=lambda delimiter: counts[delimiter])
+
+
+def _miscount(found: int, width: int) -> str:
+    return f"the row has {found} field{'s' if found != 1 else ''}, the header {width}"
