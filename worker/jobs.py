@@ -1,0 +1,191 @@
+"""All jobs of a project: found in the job folder, checked, and matched to deliveries."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_args
+from zoneinfo import ZoneInfo
+
+from worker.config import JobSettings, nearest
+from worker.declare import Job, Misfire, collected
+from worker.errors import ConfigError, DeliveryError, Problem
+
+
+class Jobs(Mapping[str, Job[..., Any]]):
+    """All jobs by name; only those that are enabled get deliveries."""
+
+    def __init__(self, jobs: Iterable[Job[..., Any]]) -> None:
+        self._jobs = {job.name: job for job in jobs}
+
+    def __getitem__(self, name: str) -> Job[..., Any]:
+        return self._jobs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def enabled(self) -> list[Job[..., Any]]:
+        """Those that get deliveries."""
+        return [job for job in self._jobs.values() if job.enabled]
+
+    def match(self, name: str) -> Job[..., Any]:
+        """The job for a file of this name, with or without ``.gz``; raises ``DeliveryError`` if none or several."""
+        names = {name, name.removesuffix(".gz")}
+        found = [job for job in self.enabled if any(fnmatchcase(n, p) for n in names for p in job.files)]
+        if not found:
+            patterns = [f"{pattern} ({job.name})" for job in self.enabled for pattern in job.files]
+            raise DeliveryError(f"no job takes a file of this name; the jobs take: {', '.join(patterns) or 'no files'}")
+        if len(found) > 1:
+            names_found = ", ".join(job.name for job in found)
+            raise DeliveryError(f"several jobs take a file of this name: {names_found}; make their `files` disjoint")
+        return found[0]
+
+    def by_queue(self, name: str) -> Job[..., Any]:
+        """The job for the messages of this queue; raises ``DeliveryError`` if there is none."""
+        for job in self.enabled:
+            if job.queue == name:
+                return job
+        raise DeliveryError(f"no job takes messages of the queue {name!r}")
+
+
+def load(folder: Path, overrides: Mapping[str, JobSettings]) -> Jobs:
+    """Import the job files of a folder, those that begin with ``_`` left out, and apply the settings to the jobs.
+
+    A file may import its neighbours while it is loaded. Raises ``ConfigError`` with every mistake in any of them.
+    """
+    declared, problems = _import_all(folder)
+    if not problems:
+        problems += _unknown(overrides, {job.name for job in declared}, folder)
+    jobs = [_overridden(job, overrides.get(job.name)) for job in declared]
+    for job in jobs:
+        problems += _mistakes_of(job, overrides.get(job.name))
+    problems += _clashes(jobs)
+    if problems:
+        raise ConfigError(problems)
+    return Jobs(jobs)
+
+
+def _import_all(folder: Path) -> tuple[list[Job[..., Any]], list[Problem]]:
+    problems = []
+    with _importable(folder), collected() as declared:
+        for file in sorted(folder.glob("[!_]*.py")):
+            try:
+                _import(file)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code, and reported
+                problems.append(_import_problem(file, error))
+    return declared, problems
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _import(file: Path) -> None:
+    # A name of its own, so that a job file called like a library hides nothing.
+    spec = importlib.util.spec_from_file_location(f"longshore_jobs_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pydantic look for it there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+
+
+def _import_problem(file: Path, error: BaseException) -> Problem:
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return Problem(str(file), f"line {error.lineno}", f"{type(error).__name__}: {error.msg}")
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return Problem(str(file), f"line {lines[-1]}" if lines else "", f"{type(error).__name__}: {error}")
+
+
+def _unknown(overrides: Iterable[str], names: set[str], folder: Path) -> Iterator[Problem]:
+    if not names:
+        what = "there is no job here" if folder.is_dir() else "there is no such folder"
+        yield Problem(str(folder), "", f"{what}; write a file with a function under @job, as `longshore init` does")
+    for name in overrides:
+        if name not in names:
+            yield Problem(f"[jobs.{name}]", "", f"there is no such job{nearest(name, names)}")
+
+
+def _overridden(job: Job[..., Any], settings: JobSettings | None) -> Job[..., Any]:
+    return replace(job, **settings.model_dump(exclude_none=True)) if settings else job
+
+
+def _mistakes_of(job: Job[..., Any], settings: JobSettings | None) -> Iterator[Problem]:
+    file = job.place.rpartition(":")[0]
+    for key, what in _mistakes(job):
+        if settings and getattr(settings, key, None) is not None:
+            yield Problem(f"[jobs.{job.name}]", key, what)
+        else:
+            yield Problem(file, f"{job.name}: {key}", what)
+
+
+def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
+    """Key and sentence for each setting of a job that cannot work."""
+    for pattern in job.files:
+        if not pattern or "/" in pattern:
+            yield "files", f'{pattern!r} is no pattern for the name of a file; write e.g. "clients*.csv"'
+    if job.reply_queue and not job.queue:
+        yield "reply_queue", "there is no queue whose messages it would answer; write queue too"
+    if job.schedule and not (job.source or job.files):
+        yield "schedule", "there is nothing to run at its ticks; write source or files too"
+    if job.source and not job.schedule:
+        yield "source", "nothing would ask for its rows; write schedule too"
+    if job.source and job.files:
+        yield "source", "the ticks are for either source or files; write one of them, or make two jobs"
+    if job.misfire not in get_args(Misfire):
+        yield "misfire", f"{job.misfire!r} is unknown; write one of {', '.join(get_args(Misfire))}"
+    if job.frame and job.model:
+        yield "frame", f"the job takes frames, but its row is a {job.model.__name__}; annotate it with DataFrame"
+    if job.timezone is not None and not _is_found(ZoneInfo, job.timezone):
+        yield "timezone", f'{job.timezone!r} is unknown; write a name such as "Europe/Prague"'
+    if job.encoding is not None and not _is_found("".encode, job.encoding):
+        yield "encoding", f'{job.encoding!r} is no encoding of text; write e.g. "utf-8" or "cp1250"'
+    if job.delimiter is not None and (len(job.delimiter) != 1 or job.delimiter in '"\r\n'):
+        yield "delimiter", 'it must be one character, no quote or line end; write e.g. ";"'
+    if job.columns is not None and (not job.columns or len({*job.columns}) < len(job.columns)):
+        yield "columns", "write at least one name, and each only once"
+    if job.done_suffix == "":
+        yield "done_suffix", 'it must not be empty; write e.g. ".done"'
+    if job.concurrency is not None and job.concurrency < 1:
+        yield "concurrency", "it must be 1 or more"
+
+
+def _is_found(look_up: Callable[[str], object], name: str) -> bool:
+    try:
+        look_up(name)
+    except (LookupError, ValueError, OSError):
+        return False
+    return True
+
+
+def _clashes(jobs: list[Job[..., Any]]) -> Iterator[Problem]:
+    names: dict[str, Job[..., Any]] = {}
+    queues: dict[str, Job[..., Any]] = {}
+    for job in jobs:
+        file = job.place.rpartition(":")[0]
+        other = names.setdefault(job.name, job)
+        if other is not job:
+            what = f"{other.place} has a job of this name too; rename one, and share code in a file that begins with _"
+            yield Problem(file, job.name, what)
+        elif job.enabled and job.queue and (rival := queues.setdefault(job.queue, job)) is not job:
+            yield Problem(file, f"{job.name}: queue", f"{rival.name} takes its messages already; write another queue")
