@@ -25,7 +25,8 @@ def answer(body=b"", status=200, **headers):
         kind = "application/fhir+json" if isinstance(body, dict) and "resourceType" in body else "application/json"
         body, headers = json.dumps(body).encode(), {"Content-Type": kind, **headers}
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return status, headers, body if isinstance(body, bytes) else body.encode()
+    body = body if isinstance(body, bytes) else body.encode()
+    return status, {"Content-Length": str(len(body)), **headers}, body
 
 
 class Transport(BaseAdapter):

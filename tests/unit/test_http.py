@@ -61,7 +61,7 @@ def test_a_stopping_worker_lets_a_call_through_that_need_not_wait():
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (requests.ReadTimeout("url: /plans?client_id=7"), "did not answer within 10 s"),
+        (requests.ReadTimeout("url: /plans?client_id=7"), "did not answer in time (timeout = 10)"),
         (requests.ConnectTimeout("url: /plans?client_id=7"), "accepted no connection within 10 s"),
         (requests.ConnectionError("url: /plans?client_id=7"), "could not be asked: ConnectionError"),
     ],

@@ -17,6 +17,8 @@ from worker.http_terms import retry_after
 _REASON_LENGTH = 300
 _OVERLOADED = frozenset({408, 425, 429})
 _NOT_FOR_US = frozenset({501, 505})
+# One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
+_FRAMES = frozenset({"content-length", "transfer-encoding"})
 _TOO_MUCH = frozenset({413, 414, 431})
 # https://hl7.org/fhir/R4/codesystem-issue-type.html: what stands below "transient"
 _TRANSIENT_ISSUES = frozenset({"transient", "lock-error", "no-store", "timeout", "incomplete", "throttled"})
@@ -90,7 +92,11 @@ def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
-    if response.status_code == 204 or not response.content:
+    if response.status_code == 204:
+        return None
+    if not response.content:
+        if _FRAMES.isdisjoint(map(str.lower, response.headers)):
+            raise Unavailable(backend, "broke off before its answer", response.status_code)
         return None
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     status = response.status_code

@@ -15,10 +15,11 @@ from urllib.parse import urljoin
 import requests
 import stamina
 import urllib3
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 
 from worker.backends.answers import TooCostly, check
 from worker.backends.calls import Call, Result
+from worker.backends.deadline import DeadlineAdapter
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.errors import Refused, Unavailable
@@ -67,8 +68,8 @@ class Http:
         self._timeout = settings.timeout
         self._max_body = int(settings.max_body_mib * 2**20)
         self._credential = credential
-        self._clock = clock
-        self._session = _session(settings.url, settings.ca_file, transport or HTTPAdapter(1, threads, max_retries=0))
+        complete = max(_ANSWER_TIMEOUTS * settings.timeout, _SHORTEST_ANSWER)
+        self._session = _session(settings.url, settings.ca_file, transport or DeadlineAdapter(threads, complete))
 
     def locate(self, path: str) -> str:
         """The URL that a job's path means; raises ``Refused`` for one that leads elsewhere."""
@@ -129,11 +130,10 @@ class Http:
 
     def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
         meter.call(self.name)
-        began = self._clock()
         try:
             response = self._session.send(request, stream=True, timeout=self._timeout, allow_redirects=False)
             with closing(response.raw) as raw:
-                body = self._read(raw, began + max(_ANSWER_TIMEOUTS * self._timeout, _SHORTEST_ANSWER))
+                body = self._read(raw)
                 raw.release_conn()
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, requests.RequestException):
@@ -142,22 +142,20 @@ class Http:
         response.raw = io.BytesIO(body)
         return response
 
-    def _read(self, raw: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """The body, within its bounds; ``read1`` returns what has come, however little."""
+    def _read(self, raw: urllib3.BaseHTTPResponse) -> bytes:
+        """The body, no longer than it may be; ``read1`` does not wait for a whole piece."""
         body = bytearray()
         while piece := raw.read1(_PIECE, decode_content=True):
             body += piece
             if len(body) > self._max_body:
                 raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less")
-            if self._clock() > deadline:
-                raise Unavailable(self.name, "was still sending its answer when the time was over")
         return bytes(body)
 
     def _trouble(self, error: Exception) -> str:
         if isinstance(error, requests.ConnectTimeout):
             return f"accepted no connection within {self._timeout:g} s"
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-            return f"did not answer within {self._timeout:g} s"
+            return f"did not answer in time (timeout = {self._timeout:g})"
         root: BaseException = error
         while root.__context__:
             root = root.__context__
