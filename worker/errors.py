@@ -113,3 +113,15 @@ class Stopping(Paused):
 
 class LostLease(Paused):
     """This worker was silent for too long and another one owns the delivery now."""
+
+
+def sentence(error: BaseException) -> str:
+    """What an error may say in the ledger and the log: our own words, the system's for its errors, else only its type.
+
+    A library's or a job's message may quote a record.
+    """
+    if isinstance(error, WorkerError):
+        return error.detail
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"an unexpected {type(error).__name__}; the log says where"

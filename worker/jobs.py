@@ -17,6 +17,8 @@ from worker.config import JobSettings, nearest
 from worker.declare import Job, Misfire, collected
 from worker.errors import ConfigError, DeliveryError, Problem
 
+__all__ = ["Job", "Jobs", "load"]
+
 
 class Jobs(Mapping[str, Job[..., Any]]):
     """All jobs by name; only those that are enabled get deliveries."""
@@ -37,6 +39,11 @@ class Jobs(Mapping[str, Job[..., Any]]):
     def enabled(self) -> list[Job[..., Any]]:
         """Those that get deliveries."""
         return [job for job in self._jobs.values() if job.enabled]
+
+    @property
+    def done_suffixes(self) -> tuple[str, ...]:
+        """The endings of the files by which senders say that a file is complete."""
+        return tuple({job.done_suffix for job in self.enabled if job.done_suffix})
 
     def match(self, name: str) -> Job[..., Any]:
         """The job for a file of this name, with or without ``.gz``; raises ``DeliveryError`` if none or several."""

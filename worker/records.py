@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from worker.errors import MissingColumn
 
@@ -32,21 +32,40 @@ class Row(dict[str, Any]):
     def __missing__(self, column: str) -> Any:
         raise MissingColumn(column, self)
 
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise TypeError("a row is what came in; make a dict(row) to change it")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a row: results, a rejection, or (neither) nothing to say.
 
-    ``results`` holds JSON-able values, ``error`` the name of an error's class, ``detail`` a sentence for a person and
-    ``row`` the rejected row's original values.
+    ``results`` is a JSON array of objects, ``error`` the name of an error's class, ``detail`` a sentence for a person
+    and ``row`` the row's original values, which a rejection is written with.
     """
 
     index: int
     line: int
-    results: tuple[Any, ...] = ()
+    results: bytes = b"[]"
     error: str = ""
     detail: str = ""
-    row: Mapping[str, Any] | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Counts:
+    """A delivery's rows by what became of them."""
+
+    results: int = 0
+    rejected: int = 0
+    skipped: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.results + self.rejected + self.skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +123,16 @@ class RowKey:
 class Meter:
     """Counts the HTTP requests that a delivery really sent, by backend, and its token requests. Thread-safe."""
 
-    def __init__(self, calls: Mapping[str, int] | None = None, token_requests: int = 0) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls = Counter(calls or {})
-        self._token_requests = token_requests
+        self._calls: Counter[str] = Counter()
+        self._token_requests = 0
+
+    def add(self, calls: Mapping[str, int], token_requests: int) -> None:
+        """Count what an earlier attempt sent."""
+        with self._lock:
+            self._calls.update(calls)
+            self._token_requests += token_requests
 
     def call(self, backend: str) -> None:
         """Count one request to a backend."""
@@ -123,6 +148,34 @@ class Meter:
         """Calls by backend, and token requests, up to now."""
         with self._lock:
             return dict(self._calls), self._token_requests
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger knows of a delivery; times are seconds since 1970 by its clock.
+
+    ``state`` is waiting, running, done or failed; ``put_away``: its source lies in archive/ or failed/.
+    """
+
+    id: str
+    trigger: str
+    job: str
+    source: str
+    sha256: str
+    bytes: int
+    state: str
+    owner: str
+    lease_until: float
+    version: int
+    attempts: int
+    not_before: float
+    rows_done: int
+    error: str
+    detail: str
+    created: float
+    started: float | None
+    finished: float | None
+    put_away: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +202,8 @@ class Delivery:
 
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
-    ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too.
+    ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
+    wants remembered once the delivery is done.
     """
 
     id: str
@@ -164,4 +218,5 @@ class Delivery:
     settle: Callable[[Exception | None], None]
     job: str = ""
     meter: Meter = field(default_factory=Meter)
-    rows_done: int = 0
+    counts: Counts = field(default_factory=Counts)
+    state: dict[str, Any] = field(default_factory=dict)

@@ -54,8 +54,8 @@ class Part(Protocol):
     def append(self, outcomes: Iterable[Outcome]) -> None:
         """Take outcomes, in any order; they survive the process at once, and the machine a chunk later."""
 
-    def commit(self, columns: tuple[str, ...]) -> None:
-        """Make results, rejects and manifest appear; ``columns`` are those of the input."""
+    def commit(self) -> None:
+        """Make results, rejects and manifest appear; raises ``LostLease`` if the delivery is not ours any more."""
 
     def __enter__(self) -> Self: ...
 
@@ -71,4 +71,8 @@ class Output(Protocol):
         """Begin, or go on with, a delivery's outcomes."""
 
 
-Submit = Callable[[Delivery], None]
+Opening = Callable[[], Delivery | None]
+"""How to open a delivery that was claimed: done where there is room for it; None if nothing is left to do."""
+
+Submit = Callable[[Opening], None]
+"""Takes a claimed delivery to be worked on; waits until there is room."""

@@ -1,0 +1,170 @@
+"""Builds the parts from the settings, and knows in which order they start and stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from worker import auth, backends, config, jobs
+from worker.auth import Credential
+from worker.config import Settings
+from worker.crew import Crew
+from worker.errors import ConfigError, Problem
+from worker.files import private_folder
+from worker.jobs import Jobs
+from worker.ledger import Ledger
+from worker.outputs.outbox import Outbox
+from worker.owner import Owner
+from worker.pool import Pool
+from worker.runner import Runner, Watcher
+from worker.sockets import Backend
+from worker.triggers.claims import Claims
+from worker.triggers.inbox import Inbox
+from worker.triggers.settlement import Folders, Settlement
+
+LOOKS_IN_VAIN = 4  # how often run_once looks at a file that is still being written
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder of the user's: its settings and its jobs."""
+
+    settings: Settings
+    jobs: Jobs
+
+    @classmethod
+    def load(cls, path: Path | None) -> Self:
+        """Read both; raises ``ConfigError`` with the mistakes of both."""
+        problems: list[Problem] = []
+        try:
+            settings = config.load(path)
+        except ConfigError as error:
+            problems += error.problems
+            folder = (path or Path("longshore.toml")).resolve().parent / "jobs"
+            overrides: Mapping[str, config.JobSettings] = {}
+        else:
+            folder, overrides = settings.jobs_folder, settings.jobs
+        try:
+            found = jobs.load(folder, overrides)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return cls(settings, found)
+
+
+class App:
+    """A worker. Closing it lets rows under way finish and leaves the rest, resumable, in the ledger.
+
+    Raises ``ConfigError`` where a folder or the ledger cannot be used.
+    """
+
+    def __init__(self, project: Project, watcher: Watcher, *, machine: str | None = None) -> None:
+        self.settings, self.jobs = project.settings, project.jobs
+        self.stop = threading.Event()
+        self._closing = ExitStack()
+        try:
+            self._build(watcher, machine)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _build(self, watcher: Watcher, machine: str | None) -> None:
+        worker = self.settings.worker
+        self._prepare_folders()
+        owner = Owner(self.settings.home / "workers", machine=machine)
+        self._closing.callback(owner.close)
+        self.ledger = Ledger(worker.state, owner=owner.name, lease=worker.lease_seconds)
+        self._closing.callback(self.ledger.close)
+        owner.sweep(self.ledger.owners())
+        self.credentials = open_credentials(self.settings, self.ledger, owner.name)
+        self.backends = open_backends(self.settings, self.credentials)
+        for backend in self.backends.values():
+            self._closing.callback(backend.close)
+        pool = self._closing.enter_context(Pool(worker.threads))
+        runner = Runner(
+            self.jobs,
+            self.backends,
+            Outbox(worker.outbox, chunk_rows=worker.chunk_rows),
+            pool,
+            self.ledger.state,
+            chunk_rows=worker.chunk_rows,
+            stop=self.stop,
+            watcher=watcher,
+        )
+        folders = Folders(worker.inbox, worker.archive, worker.failed, self.settings.work)
+        self.settlement = Settlement(self.ledger, folders)
+        self.claims = Claims(self.ledger, folders, self.jobs, self.settlement, gone=owner.gone)
+        self.crew = Crew(runner, self.ledger, size=worker.deliveries, stop=self.stop)
+        self._closing.callback(self.ledger.release)
+        self._closing.callback(self.crew.close)
+
+    def _prepare_folders(self) -> None:
+        worker = self.settings.worker
+        try:
+            private_folder(self.settings.home)
+            private_folder(self.settings.work)
+            for folder in (worker.inbox, worker.outbox, worker.archive, worker.failed):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"cannot be made or used: {error.strerror}; check its parent and the permissions"
+            raise ConfigError([Problem(str(error.filename), "", what)]) from error
+
+    def run(self) -> None:
+        """Work until ``stop`` is set."""
+        inbox = self._inbox()
+        inbox.start()
+        self.stop.wait()
+        inbox.stop()
+
+    def run_once(self) -> None:
+        """Work off what is there: what was left behind, and what is, or soon gets, complete in the inbox."""
+        inbox = self._inbox()
+        looks_in_vain = 0
+        while looks_in_vain < LOOKS_IN_VAIN and not self.stop.is_set():
+            look = inbox.sweep()
+            if not look.more and not look.settling:
+                break
+            looks_in_vain = 0 if look.handed_over else looks_in_vain + 1
+            self.stop.wait(0 if look.more else self.settings.worker.settle_seconds)
+        self.crew.join()
+
+    def process(self, files: Iterable[Path], *, job: str = "") -> None:
+        """Run the job over copies of some files; raises ``OSError`` if one cannot be copied."""
+        for file in files:
+            self.crew.submit(self.claims.copy(file, job=job))
+        self.crew.join()
+
+    def _inbox(self) -> Inbox:
+        worker = self.settings.worker
+        return Inbox(worker.inbox, self.claims, self.jobs, self.crew.submit, settle_seconds=worker.settle_seconds)
+
+    def close(self) -> None:
+        """Stop; returns when the rows under way are finished."""
+        self.stop.set()
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_credentials(settings: Settings, ledger: Ledger, owner: str) -> dict[str, Credential]:
+    """Every ``[auth.NAME]``."""
+    return {name: auth.open_credential(name, each, ledger.tokens, owner=owner) for name, each in settings.auth.items()}
+
+
+def open_backends(settings: Settings, credentials: Mapping[str, Credential]) -> dict[str, Backend]:
+    """Every ``[backends.NAME]``, with its credential."""
+    return {
+        name: backends.open_backend(
+            name, each, credentials[each.auth] if each.auth else None, threads=settings.worker.threads
+        )
+        for name, each in settings.backends.items()
+    }

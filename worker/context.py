@@ -1,0 +1,141 @@
+"""What a job is handed beside its row: the backends by name, a log, the job's memory, the delivery."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, cast
+
+from worker import log
+from worker.backends.fhir import Fhir
+from worker.backends.rest import Rest
+from worker.config import nearest
+from worker.errors import DeliveryError
+from worker.records import Delivery, RowKey
+from worker.sockets import Backend, Session
+
+
+class State(MutableMapping[str, Any]):
+    """What a job remembers between deliveries: JSON values by name. Thread-safe.
+
+    What is set is seen at once, and kept only when the delivery is done.
+    """
+
+    def __init__(self, load: Callable[[], Mapping[str, Any]], changes: dict[str, Any]) -> None:
+        self._load = load
+        self._changes = changes
+        self._kept: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+
+    def _all(self) -> dict[str, Any]:
+        with self._lock:
+            if self._kept is None:
+                self._kept = dict(self._load())
+            return {**self._kept, **self._changes}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._all()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        with self._lock:
+            self._changes[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("a job's state is not deleted: set it to None")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+class DeliveryContext:
+    """What all rows of a delivery share: sessions with the backends, opened when first used, and the job's state."""
+
+    def __init__(
+        self, delivery: Delivery, backends: Mapping[str, Backend], state: State, stop: threading.Event
+    ) -> None:
+        self.delivery = delivery
+        self.state = state
+        self.log = log.get_logger()
+        self._backends = backends
+        self._stop = stop
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def session(self, kind: str, name: str) -> Session:
+        """The delivery's session with a backend; raises ``DeliveryError`` where the configuration has none such."""
+        if session := self._sessions.get(name):
+            if self._backends[name].kind == kind:
+                return session
+        elif (backend := self._backends.get(name)) and backend.kind == kind:
+            with self._lock:
+                return self._sessions.setdefault(name, backend.open(self.delivery.meter, self._stop))
+        known = [backend.name for backend in self._backends.values() if backend.kind == kind]
+        raise DeliveryError(
+            f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
+        )
+
+    def at(self, line: int) -> Context:
+        """The context of the row on that line."""
+        return Context(self, RowKey(self.delivery.input.sha256, line))
+
+
+class _Named(Mapping[str, Any]):
+    """The backends of one kind, by name, as one row sees them."""
+
+    __slots__ = ("_key", "_kind", "_shared")
+
+    def __init__(self, shared: DeliveryContext, kind: str, key: RowKey) -> None:
+        self._shared, self._kind, self._key = shared, kind, key
+
+    def __getitem__(self, name: str) -> Any:
+        return self._shared.session(self._kind, name).at(self._key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (backend.name for backend in self._shared._backends.values() if backend.kind == self._kind)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Context:
+    """A job's way to everything outside its row.
+
+    ``rest[name]`` and ``fhir[name]`` are the configured backends, already authorized; ``log`` writes a line that names
+    the delivery, the job and the row's line; ``state`` is remembered between deliveries of this job; ``delivery`` says
+    where the row comes from.
+    """
+
+    __slots__ = ("_key", "_shared")
+
+    def __init__(self, shared: DeliveryContext, key: RowKey) -> None:
+        self._shared, self._key = shared, key
+
+    @property
+    def rest(self) -> Mapping[str, Rest]:
+        """The REST backends by name."""
+        return cast("Mapping[str, Rest]", _Named(self._shared, "rest", self._key))
+
+    @property
+    def fhir(self) -> Mapping[str, Fhir]:
+        """The FHIR backends by name."""
+        return cast("Mapping[str, Fhir]", _Named(self._shared, "fhir", self._key))
+
+    @property
+    def log(self) -> Any:
+        """A logger; never give it a record's values."""
+        return self._shared.log.bind(
+            delivery=self._shared.delivery.id, job=self._shared.delivery.job, line=self._key.line
+        )
+
+    @property
+    def state(self) -> State:
+        """The job's memory: JSON values by name, kept when the delivery is done."""
+        return self._shared.state
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery that the row belongs to."""
+        return self._shared.delivery

@@ -1,0 +1,88 @@
+"""From a row to its outcome: what a job returns or raises, turned into what is written down."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from worker import exact_json, log, tables
+from worker.context import DeliveryContext
+from worker.declare import Job
+from worker.errors import Reject, WorkerError
+from worker.records import Chunk, Outcome, Row
+
+
+class Execution:
+    """One job over the rows of one delivery; called from many threads.
+
+    Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``.
+    """
+
+    def __init__(self, job: Job[..., Any], context: DeliveryContext) -> None:
+        self._job = job
+        self._context = context
+        self._bugs: set[str] = set()
+        self._lock = threading.Lock()
+
+    def row(self, row: Row) -> Outcome:
+        """Run the job on a row."""
+        try:
+            returned = self._job.function(self._job.bind(row), self._context.at(row.line))
+            return Outcome(row.index, row.line, _encode(returned), row=row)
+        except Reject as reject:
+            return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
+        except WorkerError:
+            raise
+        except (Exception, SystemExit) as bug:  # noqa: BLE001 - a job may raise anything; it costs its row only
+            self._log_bug(bug, row.line)
+            return Outcome(row.index, row.line, error=type(bug).__name__, detail=_BUG, row=row)
+
+    def chunk(self, chunk: Chunk) -> list[Outcome]:
+        """Run a ``frame=True`` job on a chunk; a rejection or a bug rejects all of its rows."""
+        if not chunk.rows:
+            return []
+        try:
+            returned = self._job.function(chunk.frame(), self._context.at(chunk.rows[0].line))
+            results: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+            for line, result in tables.frame_rows(returned, {row.line for row in chunk.rows}):
+                results[line].append(result)
+            return [Outcome(row.index, row.line, _encode(results[row.line]), row=row) for row in chunk.rows]
+        except Reject as reject:
+            return [_rejected(row, type(reject).__name__, reject.detail) for row in chunk.rows]
+        except WorkerError:
+            raise
+        except (Exception, SystemExit) as bug:  # noqa: BLE001 - a job may raise anything; it costs its chunk only
+            self._log_bug(bug, chunk.rows[0].line)
+            return [_rejected(row, type(bug).__name__, _BUG) for row in chunk.rows]
+
+    def _log_bug(self, bug: BaseException, line: int) -> None:
+        """Once for each place in the code: a bug that every row meets is still one bug."""
+        where = log.location(bug)
+        with self._lock:
+            if (known := f"{type(bug).__name__} {where}") in self._bugs:
+                return
+            self._bugs.add(known)
+        self._context.log.error(
+            "the job has a bug", job=self._job.name, error=type(bug).__name__, line=line, where=where
+        )
+
+
+_BUG = "the job has a bug; the worker's log says where"
+
+
+def _rejected(row: Row, error: str, detail: str) -> Outcome:
+    return Outcome(row.index, row.line, error=error, detail=detail, row=row)
+
+
+def _encode(returned: Any) -> bytes:
+    """A job's return value as a JSON array of objects; raises ``TypeError``, a bug, for what is neither."""
+    if returned is None:
+        return b"[]"
+    results = [returned] if isinstance(returned, Mapping | BaseModel) else returned
+    if not isinstance(results, list | tuple) or not all(isinstance(each, Mapping | BaseModel) for each in results):
+        raise TypeError(f"a job returns a mapping, a list of mappings, or None, not a {type(returned).__name__}")
+    return exact_json.dumps(results)

@@ -1,0 +1,133 @@
+"""Files that survive: what appears under its name is whole, durable, and overwrites nothing.
+
+The order is always the same: the file's data is fsynced before its name appears, its folder before anybody is told.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A file's name as stem and suffix, ``.gz`` and its like kept with what stands before: ``a.csv.gz`` -> ``.csv.gz``.
+
+    Names with dots inside (``a.b.csv``) lose only their last suffix.
+    """
+    path = Path(name)
+    suffix = path.suffix
+    if suffix.lower() == ".gz":
+        suffix = Path(path.stem).suffix + suffix
+    return name[: len(name) - len(suffix)] or name, suffix if len(suffix) < len(name) else ""
+
+
+def with_id(name: str, delivery: str) -> str:
+    """``clients.csv`` -> ``clients-3f9a1c2b.csv``."""
+    stem, suffix = split_name(name)
+    return f"{stem}-{delivery}{suffix}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync(file: BinaryIO) -> None:
+    """Make a file's data durable."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def aside(target: Path) -> Iterator[BinaryIO]:
+    """A new hidden file beside ``target``, fsynced at the end; it is for ``publish`` to give it its name."""
+    hidden(target).unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
+    with hidden(target).open("xb") as file:
+        yield file
+        sync(file)
+
+
+def hidden(target: Path) -> Path:
+    """Where a file is written until it may be seen; no trigger picks up such a name."""
+    return target.with_name(f".{target.name}.part")
+
+
+def publish(target: Path) -> None:
+    """Give what was written ``aside`` its name; raises ``FileExistsError`` if that is taken."""
+    _link_or_move(hidden(target), target)
+    sync_folder(target.parent)
+
+
+def write(target: Path, data: bytes) -> None:
+    """A whole new file at once; raises ``FileExistsError`` if the name is taken."""
+    with aside(target) as file:
+        file.write(data)
+    publish(target)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file, also to another file system; raises ``FileExistsError`` if the name is taken by another file.
+
+    If a crash left the file under both names, the move is finished.
+    """
+    try:
+        _link_or_move(source, target)
+    except FileExistsError:
+        if not target.samefile(source):
+            raise
+        source.unlink()
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy(source, target)
+        source.unlink()
+    sync_folder(target.parent)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A durable copy under a new name; raises ``FileExistsError`` if that is taken."""
+    with source.open("rb") as original, aside(target) as twin:
+        shutil.copyfileobj(original, twin, 1 << 20)
+    shutil.copystat(source, hidden(target))
+    publish(target)
+
+
+def _link_or_move(source: Path, target: Path) -> None:
+    """Rename without overwriting: a link fails where the name is taken; where there are no links, reserve the name."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        source.replace(target)
+    else:
+        with suppress(FileNotFoundError):
+            source.unlink()
+
+
+def put_away(source: Path, folder: Path, name: str, delivery: str) -> Path:
+    """Move a delivery's source into ``folder``, under its own name or, if that is taken, with the id in it."""
+    for candidate in (folder / name, folder / with_id(name, delivery)):
+        with suppress(FileExistsError):
+            move(source, candidate)
+            return candidate
+    source.unlink()  # a crash came between an earlier copy to another file system and this line
+    return folder / with_id(name, delivery)
+
+
+def private_folder(path: Path) -> Path:
+    """A folder that only its owner may look into, made if missing."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

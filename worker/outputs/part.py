@@ -1,0 +1,112 @@
+"""The part file: a delivery's outcomes while it is under way, and the journal that the next attempt goes on from.
+
+One JSON array a line, in order of completion, so that after kill -9 only the rows in flight are run again, even where a
+slow row holds back the ones behind it:
+
+    [index, line, results]                            a result, or (no results) a skipped row
+    [index, line, results, error, detail, row]        a rejection, or a result that may still turn into one
+    {"calls": {...}, "token_requests": 1}             what was sent up to here
+
+A line is written at once and fsynced some rows later. Each attempt begins a new file with what is whole in the old one,
+so that a worker that was only slow, and has lost the delivery, writes where nobody reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from worker import exact_json, files
+from worker.records import Meter, Outcome
+
+SYNC_SECONDS = 1.0
+
+
+class PartFile:
+    """Append-only and durable; ``recover`` comes first, and all of it."""
+
+    def __init__(
+        self, path: Path, meter: Meter, *, sync_rows: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._meter = meter
+        self._sent = meter.read()
+        self._sync_rows = sync_rows
+        self._clock = clock
+        self._unsynced, self._synced_at = 0, clock()
+        self._file: BinaryIO | None = None
+
+    def recover(self) -> Iterator[Outcome]:
+        """The outcomes of earlier attempts; what they sent is added to the meter."""
+        sent: dict[str, Any] = {}
+        with files.aside(self._path) as fresh:
+            for line, entry in _whole_lines(self._path):
+                fresh.write(line)
+                if isinstance(entry, dict):
+                    sent = entry
+                else:
+                    yield _outcome(*entry)
+        files.hidden(self._path).replace(self._path)
+        files.sync_folder(self._path.parent)
+        self._meter.add(sent.get("calls", {}), sent.get("token_requests", 0))
+        self._file = self._path.open("ab", buffering=0)
+
+    def append(self, outcomes: Iterable[tuple[Outcome, bool]]) -> None:
+        """Write outcomes at once, each with its row where the flag says so."""
+        lines = [_line(outcome, with_row=with_row) for outcome, with_row in outcomes]
+        self._unsynced += len(lines)
+        sent = self._meter.read()
+        if sent != self._sent:
+            self._sent = sent
+            lines.append(exact_json.dumps({"calls": sent[0], "token_requests": sent[1]}))
+        self._write(b"\n".join(lines) + b"\n")
+        if self._unsynced >= self._sync_rows or self._clock() - self._synced_at >= SYNC_SECONDS:
+            self.sync()
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            raise AssertionError("recover() comes first")
+        view = memoryview(data)
+        while view:  # a disk that fills up takes a part of it first
+            view = view[self._file.write(view) :]
+
+    def sync(self) -> None:
+        """Make durable what was appended."""
+        if self._file:
+            files.sync(self._file)
+        self._unsynced, self._synced_at = 0, self._clock()
+
+    def close(self) -> None:
+        """Let go of the file; it stays for the next attempt."""
+        if self._file:
+            self._file.close()
+
+
+def _line(outcome: Outcome, *, with_row: bool) -> bytes:
+    if not with_row:
+        return b"[%d,%d,%b]" % (outcome.index, outcome.line, outcome.results)
+    why = exact_json.dumps([outcome.error, outcome.detail, outcome.row])
+    return b"[%d,%d,%b,%b" % (outcome.index, outcome.line, outcome.results, why[1:])
+
+
+def _outcome(
+    index: int, line: int, results: Any, error: str = "", detail: str = "", row: dict[str, Any] | None = None
+) -> Outcome:
+    return Outcome(index, line, exact_json.dumps(results), error, detail, row or {})
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, Any]]:
+    """Lines up to the first that a crash tore; what stands behind it was never fsynced and is run again."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                entry = exact_json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                return
+            if entry is None:
+                return
+            yield line, entry

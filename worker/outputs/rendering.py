@@ -1,0 +1,120 @@
+"""Outcomes in any order become the two files of the outbox, in input order, while the delivery is still running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from worker import exact_json
+from worker.outputs.table import REJECT_COLUMNS, InOrder, OutputFile, Results, csv_lines, render_rejects
+from worker.records import Counts, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An outcome with its results parsed; ``final``: the results' columns were known, so it stays what it is."""
+
+    outcome: Outcome
+    results: list[dict[str, Any]]
+    final: bool
+
+    @property
+    def index(self) -> int:
+        """The row's place in the delivery."""
+        return self.outcome.index
+
+
+class Rendering:
+    """Writes hidden files beside their names in ``folder``; ``counts`` grows with each row whose turn came.
+
+    The first chunk of input rows that has any results decides the results' columns.
+    """
+
+    def __init__(self, folder: Path, stem: str, shape: Results, *, chunk_rows: int, counts: Counts) -> None:
+        self._folder, self._stem = folder, stem
+        self._shape = shape
+        self._chunk_rows = chunk_rows
+        self._counts = counts
+        self._ordered: InOrder[Judged] = InOrder()
+        self._first: list[Judged] = []  # the results that the columns will be taken from
+        self._results: OutputFile | None = None
+        self._rejects: OutputFile | None = None
+        if shape.known:
+            self._results = self._begin_results()
+
+    def has(self, index: int) -> bool:
+        """Whether that row's outcome was taken."""
+        return index in self._ordered
+
+    def judge(self, outcome: Outcome) -> Judged:
+        """See whether a result fits the file; one that does not becomes a rejection."""
+        results = exact_json.loads(outcome.results)
+        why = self._shape.misfit(results) if self._shape.known else ""
+        if why:
+            return Judged(replace(outcome, results=b"[]", error="Reject", detail=why), [], final=True)
+        return Judged(outcome, results, final=self._shape.known or not results)
+
+    def take(self, judged: Iterable[Judged]) -> None:
+        """Take outcomes; those whose turn it is are written."""
+        ready = [one for each in judged for one in self._ordered.push(each)]
+        if self._shape.known:
+            self._write(ready)
+            return
+        for position, one in enumerate(ready):
+            if self._first and one.index // self._chunk_rows > self._first[0].index // self._chunk_rows:
+                self._learn()
+                self._write(ready[position:])
+                return
+            if one.results:
+                self._first.append(one)
+            else:
+                self._write([one])
+
+    def _learn(self) -> None:
+        self._shape.learn(result for one in self._first for result in one.results)
+        self._results = self._begin_results()
+        first, self._first = self._first, []
+        self._write(first)
+
+    def _write(self, ready: Sequence[Judged]) -> None:
+        final = [one if one.final else self.judge(one.outcome) for one in ready]
+        rejected = [one.outcome for one in final if one.outcome.error]
+        with_results = [one for one in final if one.results]
+        if rejected:
+            self._write_rejects(rejected)
+        if with_results and self._results:
+            results = [result for one in with_results for result in one.results]
+            self._results.write(self._shape.render(results), rows=len(results))
+        self._counts.results += len(with_results)
+        self._counts.rejected += len(rejected)
+        self._counts.skipped += len(final) - len(with_results) - len(rejected)
+
+    def _begin_results(self) -> OutputFile:
+        file = OutputFile(self._folder / f"{self._stem}{self._shape.suffix}")
+        file.write(self._shape.header(), rows=0)
+        return file
+
+    def _write_rejects(self, rejected: list[Outcome]) -> None:
+        if self._rejects is None:
+            self._rejects = OutputFile(self._folder / f"{self._stem}.rejected.csv")
+            self._rejects.write(csv_lines([[*rejected[0].row, *REJECT_COLUMNS]]), rows=0)
+        self._rejects.write(render_rejects(rejected), rows=len(rejected))
+
+    def finish(self) -> list[OutputFile]:
+        """The files, complete and durable, still hidden; the results' always, the rejects' if there are any."""
+        if not self._ordered.empty:
+            raise AssertionError("a row has no outcome")
+        if self._results is None:
+            self._learn()
+        files = [file for file in (self._results, self._rejects) if file]
+        for file in files:
+            file.close()
+        return files
+
+    def discard(self) -> None:
+        """Remove what was not published; the part file knows it all."""
+        for file in (self._results, self._rejects):
+            if file:
+                file.discard()

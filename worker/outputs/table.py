@@ -1,0 +1,172 @@
+"""Results and rejects as files: outcomes in any order go in, rows in input order come out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from worker import exact_json, files
+from worker.records import Outcome
+
+REJECT_COLUMNS = ("_line", "_error", "_detail")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Indexed(Protocol):
+    """Something with a place in the order."""
+
+    @property
+    def index(self) -> int:
+        """Counted from 0."""
+
+
+T = TypeVar("T", bound=Indexed)
+
+
+class InOrder(Generic[T]):
+    """Gives things back in the order of their index: holds those whose turn has not come."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, T] = {}
+        self._next = 0
+
+    def push(self, thing: T) -> Iterator[T]:
+        """Take one; yields those whose turn it is now."""
+        self._waiting[thing.index] = thing
+        while (ready := self._waiting.pop(self._next, None)) is not None:
+            self._next += 1
+            yield ready
+
+    def __contains__(self, index: int) -> bool:
+        return index < self._next or index in self._waiting
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits for one that has not come."""
+        return not self._waiting
+
+
+class OutputFile:
+    """A file of the outbox that nobody sees yet: counts its records and bytes, and knows its SHA-256."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.rows = 0
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        files.hidden(target).unlink(missing_ok=True)  # a new file: a slow earlier owner may still hold the old one
+        self._file = files.hidden(target).open("xb")
+
+    def write(self, data: bytes, rows: int) -> None:
+        """Append whole records."""
+        self._file.write(data)
+        self._digest.update(data)
+        self._bytes += len(data)
+        self.rows += rows
+
+    def describe(self) -> dict[str, Any]:
+        """Its line in the manifest."""
+        return {
+            "name": self.target.name,
+            "sha256": self._digest.hexdigest(),
+            "bytes": self._bytes,
+            "rows": self.rows,
+        }
+
+    def close(self) -> None:
+        """Make it durable, still hidden."""
+        if not self._file.closed:
+            files.sync(self._file)
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove it."""
+        self._file.close()
+        files.hidden(self.target).unlink(missing_ok=True)
+
+
+class Results:
+    """The results' shape, found out from the first rows: a CSV with their columns, or FHIR resources as NDJSON.
+
+    ``columns`` are the job's own list or, once learnt, the union of the first results' keys; () for NDJSON.
+    """
+
+    def __init__(self, columns: Sequence[str] | None, *, spreadsheet_safe: bool) -> None:
+        self.known = bool(columns)
+        self.columns = tuple(columns or ())
+        self.resources = False
+        self._declared = bool(columns)
+        self._safe = spreadsheet_safe
+
+    def learn(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Take the shape from the first rows' results; the very first decides between CSV and NDJSON."""
+        columns: dict[str, None] = {}
+        for position, result in enumerate(results):
+            resource = self._is_resource(result)
+            if not position:
+                self.resources = resource
+            if not resource and not self.resources:
+                columns |= dict.fromkeys(result)
+        self.known, self.columns = True, tuple(columns)
+
+    def misfit(self, results: Iterable[Mapping[str, Any]]) -> str:
+        """Why a row's results cannot stand in this file, if so: nothing is ever dropped in silence."""
+        return next((why for result in results if (why := self._misfit(result))), "")
+
+    def _misfit(self, result: Mapping[str, Any]) -> str:
+        if self.resources != self._is_resource(result):
+            return "FHIR resources and plain results cannot stand in one file"
+        if self.resources or result.keys() <= set(self.columns):
+            return ""
+        strange = ", ".join(repr(key) for key in result if key not in self.columns)
+        return f"the result has a column that the first rows did not have: {strange}; list all in @job(columns=[...])"
+
+    def _is_resource(self, result: Mapping[str, Any]) -> bool:
+        return "resourceType" in result and not self._declared
+
+    @property
+    def suffix(self) -> str:
+        """``.csv`` or ``.ndjson``."""
+        return ".ndjson" if self.resources else ".csv"
+
+    def header(self) -> bytes:
+        """The CSV's first line; empty for NDJSON, and where no result ever named a column."""
+        return csv_lines([self.columns]) if self.columns else b""
+
+    def render(self, results: Sequence[Mapping[str, Any]]) -> bytes:
+        """Some results as lines of the file."""
+        if self.resources:
+            return b"".join(exact_json.dumps(result) + b"\n" for result in results)
+        return csv_lines([self._cell(result.get(column)) for column in self.columns] for result in results)
+
+    def _cell(self, value: Any) -> str:
+        text = cell(value)
+        return f"'{text}" if self._safe and isinstance(value, str) and text.startswith(_FORMULA) else text
+
+
+def render_rejects(outcomes: Iterable[Outcome]) -> bytes:
+    """Rejected rows as they came, with the line and the reason behind them."""
+    return csv_lines([*map(cell, o.row.values()), str(o.line), o.error, o.detail] for o in outcomes)
+
+
+def cell(value: Any) -> str:
+    """A JSON value as the text of a CSV field: strings and numbers as they are, nothing for null, JSON for the rest."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return str(value)
+    return exact_json.dumps(value).decode()
+
+
+def csv_lines(rows: Iterable[Iterable[str]]) -> bytes:
+    """RFC 4180 with UTF-8 and bare line feeds."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

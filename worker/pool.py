@@ -1,0 +1,197 @@
+"""The threads that run jobs, shared by all deliveries under way: rows in, outcomes out in order of completion.
+
+Threads take rows in slices: one row where rows wait for backends, more where a row takes microseconds, so that handing
+them out costs next to nothing either way. A delivery's own thread reads the chunks ahead and collects the outcomes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about this time
+SLICE_ITEMS = 64
+TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
+CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
+
+
+class _Chunk:
+    """How many items of those that were read together are still unfinished."""
+
+    __slots__ = ("unfinished",)
+
+    def __init__(self, items: int) -> None:
+        self.unfinished = items
+
+
+class _Stream(Generic[Item, Result]):
+    """One delivery's items on their way through the pool; guarded by the pool's lock, but for ``finished``."""
+
+    def __init__(self, work: Callable[[Item], Result], limit: int | None) -> None:
+        self.work = work
+        self.limit = limit
+        self.todo: deque[tuple[_Chunk, Sequence[Item]]] = deque()
+        self.chunks: deque[_Chunk] = deque()
+        self.finished: deque[Result] = deque()
+        self.wake = threading.Event()
+        self.active = 0
+        self.pace = SLICE_SECONDS  # seconds an item takes, a moving average
+        self.error: BaseException | None = None
+
+    def add(self, items: Sequence[Item]) -> None:
+        chunk = _Chunk(len(items))
+        size = 1 if self.limit else min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace)))
+        self.chunks.append(chunk)
+        self.todo.extend((chunk, items[at : at + size]) for at in range(0, len(items), size))
+
+    def settle(self, chunk: _Chunk, done: int, rest: Sequence[Item], seconds: float) -> None:
+        self.active -= 1
+        chunk.unfinished -= done
+        self.pace += ((seconds / max(1, done)) - self.pace) / 8
+        self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
+        while self.chunks and not self.chunks[0].unfinished:
+            self.chunks.popleft()
+
+    def fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self.todo.clear()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.todo) and (self.limit is None or self.active < self.limit)
+
+    @property
+    def idle(self) -> bool:
+        return not self.todo and not self.active
+
+
+class Pool:
+    """At most ``threads`` items are worked on at once; they go round the streams in turn."""
+
+    def __init__(self, threads: int) -> None:
+        self._size = threads
+        self._threads: list[threading.Thread] = []
+        self._streams: deque[_Stream[Any, Any]] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+
+    def run(
+        self, work: Callable[[Item], Result], chunks: Iterable[Sequence[Item]], *, limit: int | None = None
+    ) -> Iterator[list[Result]]:
+        """Call ``work`` on every item, ``limit`` at once; yields the results as they come, in no order.
+
+        The first exception, of ``work`` or of ``chunks``, ends it: what is under way is finished and yielded, the rest
+        is left, and the exception raised.
+        """
+        stream: _Stream[Item, Result] = _Stream(work, limit)
+        with self._ready:
+            self._streams.append(stream)
+        try:
+            yield from self._collect(stream, iter(chunks))
+        finally:
+            self._abandon(stream)
+        if stream.error:
+            raise stream.error
+
+    def _collect(self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]]) -> Iterator[list[Result]]:
+        more = True
+        while True:
+            stream.wake.clear()
+            while more and not stream.error and self._hungry(stream):
+                more = self._feed(stream, chunks)
+            with self._ready:
+                over = stream.idle and (not more or stream.error is not None)
+            if not over:
+                stream.wake.wait(TICK_SECONDS)
+            if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
+                yield results
+            if over:
+                return
+
+    def _hungry(self, stream: _Stream[Item, Result]) -> bool:
+        return len(stream.todo) < self._size and len(stream.chunks) < CHUNKS_AHEAD
+
+    def _feed(self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]]) -> bool:
+        try:
+            items = next(chunks, None)
+        except Exception as error:  # noqa: BLE001 - raised again at the end of run(), when no row is under way
+            with self._ready:
+                stream.fail(error)
+            return False
+        if items is None:
+            return False
+        with self._ready:
+            stream.add(items)
+            self._start_threads(len(stream.todo))
+            self._ready.notify(len(stream.todo))
+        return True
+
+    def _start_threads(self, wanted: int) -> None:
+        while len(self._threads) < min(self._size, wanted):
+            thread = threading.Thread(target=self._serve, name=f"row-{len(self._threads) + 1}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self) -> None:
+        while (taken := self._take()) is not None:
+            self._work_off(*taken)
+
+    def _take(self) -> tuple[_Stream[Any, Any], _Chunk, Sequence[Any]] | None:
+        with self._ready:
+            while not self._closed:
+                for _ in range(len(self._streams)):
+                    self._streams.rotate(-1)
+                    stream = self._streams[-1]
+                    if stream.ready:
+                        stream.active += 1
+                        return stream, *stream.todo.popleft()
+                self._ready.wait()
+        return None
+
+    def _work_off(self, stream: _Stream[Any, Any], chunk: _Chunk, items: Sequence[Any]) -> None:
+        begun, seconds, done = time.perf_counter(), 0.0, 0
+        error: BaseException | None = None
+        while done < len(items) and seconds < SLICE_SECONDS and not error:
+            try:
+                stream.finished.append(stream.work(items[done]))
+                done += 1
+            except BaseException as raised:  # noqa: BLE001 - carried over to the delivery's thread
+                error = raised
+            seconds = time.perf_counter() - begun
+        with self._ready:
+            stream.settle(chunk, done, items[done + (error is not None) :], seconds)
+            if error:
+                stream.fail(error)
+            if stream.todo:
+                self._ready.notify()
+            if stream.idle or stream.error or len(stream.todo) < self._size // 2:
+                stream.wake.set()
+
+    def _abandon(self, stream: _Stream[Any, Any]) -> None:
+        """Let what is under way come to its end; nothing new of this stream begins."""
+        with self._ready:
+            self._streams.remove(stream)
+            stream.todo.clear()
+        while stream.active:
+            stream.wake.wait(TICK_SECONDS)
+            stream.wake.clear()
+
+    def close(self) -> None:
+        """End the threads; nothing may be running any more."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

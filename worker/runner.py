@@ -1,0 +1,120 @@
+"""A delivery's whole story: from its job to its rows, through the threads, to the output, and settled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, Protocol
+
+from worker import log
+from worker.context import DeliveryContext, State
+from worker.declare import Job
+from worker.errors import Stopping
+from worker.execution import Execution
+from worker.jobs import Jobs
+from worker.pool import Pool
+from worker.records import Chunk, Delivery, Outcome, Reading, Row
+from worker.sockets import Backend, Output, Part
+
+
+class Memory(Protocol):
+    """Where jobs remember."""
+
+    def load(self, job: str) -> Mapping[str, Any]:
+        """Everything that a job remembers."""
+
+
+class Watcher(Protocol):
+    """Sees deliveries come and go; called from their own threads."""
+
+    def began(self, delivery: Delivery) -> None:
+        """It was taken."""
+
+    def progressed(self, delivery: Delivery) -> None:
+        """More of its rows have an outcome: see ``delivery.counts``."""
+
+    def ended(self, delivery: Delivery, error: Exception | None) -> None:
+        """It was settled: None is done, ``DeliveryError`` failed, anything else put back."""
+
+
+class Runner:
+    """Runs deliveries, several at once, on one pool of threads; ``stop`` lets each finish the rows under way only."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        backends: Mapping[str, Backend],
+        output: Output,
+        pool: Pool,
+        memory: Memory,
+        *,
+        chunk_rows: int,
+        stop: threading.Event,
+        watcher: Watcher,
+    ) -> None:
+        self._jobs = jobs
+        self._backends = backends
+        self._output = output
+        self._pool = pool
+        self._memory = memory
+        self._chunk_rows = chunk_rows
+        self._stop = stop
+        self._watcher = watcher
+
+    def run(self, delivery: Delivery) -> None:
+        """Take a delivery to its end, whatever that is: the delivery is told, nothing is raised."""
+        with log.bound(delivery=delivery.id):
+            error = None
+            self._watcher.began(delivery)
+            try:
+                self._work(delivery)
+            except Exception as raised:  # noqa: BLE001 - settle decides: failed, or put back
+                error = raised
+            delivery.settle(error)
+            self._watcher.ended(delivery, error)
+
+    def _work(self, delivery: Delivery) -> None:
+        job = self._jobs[delivery.job] if delivery.job in self._jobs else self._jobs.match(delivery.source)
+        delivery.job = job.name
+        with log.bound(job=job.name), self._output.open(delivery, job) as part:
+            if not part.committed:
+                self._run_rows(delivery, job, part)
+                part.commit()
+
+    def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
+        state = State(lambda: self._memory.load(job.name), delivery.state)
+        execution = Execution(job, DeliveryContext(delivery, self._backends, state, self._stop))
+        chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows))
+        run = self._run_frames if job.frame else self._run_each
+        for outcomes in run(job, execution, chunks, part):
+            part.append(outcomes)
+            self._watcher.progressed(delivery)
+
+    def _run_each(
+        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part
+    ) -> Iterator[list[Outcome]]:
+        def work(row: Row | Outcome) -> Outcome:
+            self._go_on()
+            return execution.row(row) if isinstance(row, Row) else row
+
+        def todo(chunk: Chunk) -> list[Row | Outcome]:
+            everything: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
+            return [row for row in everything if not part.is_done(row.index)]
+
+        return self._pool.run(work, map(todo, chunks), limit=job.concurrency)
+
+    def _run_frames(
+        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part
+    ) -> Iterator[list[Outcome]]:
+        def work(chunk: Chunk) -> list[Outcome]:
+            self._go_on()
+            return [*chunk.wrong, *execution.chunk(chunk)]
+
+        todo = ([chunk] for chunk in chunks if not all(map(part.is_done, range(chunk.start, chunk.start + chunk.size))))
+        for outcomes in self._pool.run(work, todo, limit=job.concurrency):
+            yield [outcome for outcome in chain.from_iterable(outcomes) if not part.is_done(outcome.index)]
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopping("the worker is stopping; the next start goes on from here")

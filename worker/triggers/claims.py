@@ -1,0 +1,180 @@
+"""Files become deliveries: claimed into the work folder, opened there, and found again after a crash.
+
+The ledger hears of a file before it is moved, so whatever a crash leaves half done is known:
+
+    announced, still in the inbox              forgotten; the next sweep takes it
+    announced, its name taken, not here yet    fetched from the inbox's file system
+    announced, in the work folder              run, with what the part file holds
+    done or failed, in the work folder         put away
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from errno import EXDEV
+from functools import partial
+from pathlib import Path
+
+from worker import files, log, tables
+from worker.errors import DeliveryError, Paused
+from worker.jobs import Jobs
+from worker.ledger import Ledger
+from worker.records import Chunk, Delivery, Entry, Input, Reading
+from worker.sockets import Opening
+from worker.triggers.settlement import Folders, Settlement
+
+TRIGGERS = ("inbox", "process")
+
+
+class Claims:
+    """The beginning of a delivery's story; ``settlement`` is its end."""
+
+    def __init__(
+        self, ledger: Ledger, folders: Folders, jobs: Jobs, settlement: Settlement, *, gone: Callable[[str], bool]
+    ) -> None:
+        self._ledger = ledger
+        self._folders = folders
+        self._jobs = jobs
+        self._settlement = settlement
+        self._gone = gone
+        self._log = log.get_logger()
+
+    def claim(self, path: Path) -> Opening | None:
+        """Take a file of the inbox for this worker; None if another one was faster. Raises ``OSError``."""
+        entry = self._ledger.announce("inbox", path.name)
+        try:
+            self._move_in(path, entry)
+        except OSError as error:
+            self._withdraw(entry)
+            if isinstance(error, FileNotFoundError) and path.parent.exists():
+                return None
+            raise
+        return partial(self.open, entry)
+
+    def copy(self, path: Path, *, job: str = "") -> Opening:
+        """Make a delivery of a copy of a file, which stays where it is. Raises ``OSError``."""
+        entry = self._ledger.announce("process", path.name, job=job)
+        try:
+            files.private_folder(self._folders.input(entry).parent)
+            files.copy(path, self._folders.input(entry))
+        except BaseException:
+            self._withdraw(entry)
+            raise
+        return partial(self.open, entry)
+
+    def due(self, limit: int) -> list[Opening]:
+        """Deliveries to go on with: they waited long enough, or a dead or silent worker left them behind."""
+        return [partial(self.open, entry) for entry in self._ledger.take(self._gone, triggers=TRIGGERS, limit=limit)]
+
+    def open(self, entry: Entry) -> Delivery | None:
+        """The delivery, ready to run; None if only its end was left to be finished, or it cannot be opened now."""
+        with log.bound(delivery=entry.id):
+            try:
+                return self._open(entry)
+            except (Paused, OSError) as error:
+                self._settlement.put_back(entry, error)
+                return None
+
+    def _open(self, entry: Entry) -> Delivery | None:
+        if entry.state in ("done", "failed"):
+            self._settlement.put_away(entry)
+            return None
+        source = self._folders.input(entry)
+        self._fetch(entry)
+        self._remove_done_file(entry)
+        if not source.exists():
+            self._source_missing(entry)
+            return None
+        return self._begin(entry, source)
+
+    def _begin(self, entry: Entry, source: Path) -> Delivery:
+        seen = source.stat()
+        sha256, size = entry.sha256, entry.bytes
+        if not sha256:
+            sha256, size = digest(source), seen.st_size
+        entry = self._ledger.begin(entry, sha256=sha256, size=size)
+        self._log.info("delivery taken", source=entry.source, attempt=entry.attempts)
+        delivery = Delivery(
+            id=entry.id,
+            trigger=entry.trigger,
+            source=entry.source,
+            input=Input(entry.source, sha256, size),
+            folder=self._folders.of(entry),
+            attempts=entry.attempts,
+            started=datetime.fromtimestamp(entry.started or entry.created, UTC),
+            read=partial(_read_unchanged, source, sha256, seen if not entry.attempts > 1 else None),
+            guard=partial(self._ledger.guard, entry),
+            settle=lambda error: self._settlement.settle(entry, delivery, error),
+            job=entry.job,
+        )
+        return delivery
+
+    def _source_missing(self, entry: Entry) -> None:
+        if not entry.sha256:  # the claim was announced and came no further: its file is in the inbox, or another's
+            self._withdraw(entry)
+            return
+        where = self._folders.input(entry).parent
+        error = DeliveryError(f"its file is gone from {where}; drop it into the inbox again")
+        self._log.error("delivery failed", source=entry.source, reason=error.detail)
+        self._ledger.give_up(entry, error)
+
+    def _withdraw(self, entry: Entry) -> None:
+        shutil.rmtree(self._folders.of(entry), ignore_errors=True)
+        self._ledger.withdraw(entry)
+
+    def _move_in(self, path: Path, entry: Entry) -> None:
+        target = self._folders.input(entry)
+        files.private_folder(target.parent)
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != EXDEV:
+                raise
+            path.rename(self._folders.taken(entry))  # only one worker gets the name, and copies; see _fetch
+        files.sync_folder(target.parent)
+
+    def _fetch(self, entry: Entry) -> None:
+        """Bring a claimed file over from the inbox's file system."""
+        taken, target = self._folders.taken(entry), self._folders.input(entry)
+        if taken.exists():
+            if not target.exists():
+                files.copy(taken, target)
+            taken.unlink()
+
+    def _remove_done_file(self, entry: Entry) -> None:
+        """The sender's sign that a file is complete goes after its file did."""
+        inbox = self._folders.inbox
+        for suffix in self._jobs.done_suffixes:
+            if entry.trigger == "inbox" and not (inbox / entry.source).exists():
+                (inbox / f"{entry.source}{suffix}").unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_unchanged(path: Path, sha256: str, seen: os.stat_result | None, reading: Reading) -> Iterator[Chunk]:
+    """The file's chunks; raises ``DeliveryError`` if it is not, or does not stay, what was claimed.
+
+    ``seen`` is how it looked before its digest was taken; without it, or where it looks otherwise afterwards, the
+    digest is taken again.
+    """
+    changed = (
+        f"its content changed after it was claimed (SHA-256 was {sha256[:12]}...); send the file again as a new one"
+    )
+    if seen is None and digest(path) != sha256:
+        raise DeliveryError(changed)
+    before = _looks(seen or path.stat())
+    yield from tables.read(path, reading)
+    if _looks(path.stat()) != before and digest(path) != sha256:
+        raise DeliveryError(changed)
+
+
+def _looks(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

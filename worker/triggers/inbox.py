@@ -1,0 +1,231 @@
+"""The inbox: a folder that is looked through at every event and at an interval; each complete file is a delivery.
+
+The events (inotify, through watchdog) only make the next look come sooner, and tell of a file that was renamed into
+place and so is complete at once. Whatever they miss, on a network share or among ten thousand files, the next look
+finds.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from worker import log
+from worker.errors import DeliveryError, Paused, sentence
+from worker.jobs import Jobs
+from worker.sockets import Submit
+from worker.triggers.claims import Claims
+
+PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*.lock", "*.lck")
+QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
+AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a file of the inbox looks like, and since when (monotonic seconds) it has looked like that."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a look found: how many deliveries, whether ``more`` are complete, whether others are still ``settling``."""
+
+    handed_over: int
+    more: bool
+    settling: bool
+
+
+class Inbox:
+    """Looks through one folder; hands over what is complete, oldest first, and what was left to be gone on with."""
+
+    def __init__(
+        self,
+        folder: Path,
+        claims: Claims,
+        jobs: Jobs,
+        submit: Submit,
+        *,
+        settle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._claims = claims
+        self._jobs = jobs
+        self._submit = submit
+        self._settle_seconds = settle_seconds
+        self._clock = clock
+        self._looks: dict[str, Look] = {}
+        self._renamed: set[str] = set()
+        self._events = Events()
+        self._warned: set[str] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._watch, name="inbox")
+        self._log = log.get_logger()
+
+    def start(self) -> None:
+        """Begin to look; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand out no more."""
+        self._stopping = True
+        self._events.wake()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            if trouble := self._events.listen(self._folder):
+                self._warn("events", "no events from the inbox: it is looked through at an interval", reason=trouble)
+            sweep = self.sweep()
+            if not sweep.more:
+                self._events.wait(self._settle_seconds if sweep.settling or trouble else QUIET_SECONDS)
+        self._events.close()
+
+    def sweep(self) -> Sweep:
+        """One look; hands over what it finds."""
+        try:
+            self._renamed |= self._events.renamed()
+            due = self._claims.due(AT_A_LOOK)
+            for opening in due:
+                self._submit(opening)
+            complete, settling = self._sorted_out(list(self._candidates()))
+            for look in complete[:AT_A_LOOK]:
+                if self._stopping:
+                    break
+                self._take(look.path)
+            self._warned.discard("inbox")
+        except (OSError, Paused) as error:
+            self._warn("inbox", "the inbox cannot be worked off", folder=str(self._folder), reason=sentence(error))
+            return Sweep(0, more=False, settling=False)
+        return Sweep(len(due) + len(complete), more=len(complete) > AT_A_LOOK, settling=settling)
+
+    def _take(self, path: Path) -> None:
+        self._renamed.discard(path.name)
+        self._looks.pop(path.name, None)
+        if opening := self._claims.claim(path):
+            self._submit(opening)
+
+    def _candidates(self) -> Iterator[Look]:
+        now = self._clock()
+        suffixes = self._jobs.done_suffixes
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if any(fnmatchcase(entry.name, pattern) for pattern in PASSED_OVER) or entry.name.endswith(suffixes):
+                    continue
+                with suppress(FileNotFoundError):  # another worker was faster
+                    found = entry.stat(follow_symlinks=False)
+                    if self._is_usable(Path(entry.path), found):
+                        yield Look(Path(entry.path), found.st_size, found.st_mtime_ns, now)
+
+    def _is_usable(self, path: Path, found: os.stat_result) -> bool:
+        if stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK):
+            return True
+        kind = "may not be read" if stat.S_ISREG(found.st_mode) else "is no regular file (a link, a folder, a pipe)"
+        self._warn(path.name, "left alone in the inbox", name=path.name, reason=f"it {kind}")
+        return False
+
+    def _sorted_out(self, found: list[Look]) -> tuple[list[Look], bool]:
+        """Complete files, oldest first, and whether others are still settling."""
+        names = {look.path.name for look in found}
+        self._renamed &= names
+        looks = {look.path.name: self._since(look) for look in found}
+        self._looks = looks
+        complete = [look for look in looks.values() if self._is_complete(look)]
+        return sorted(complete, key=lambda look: (look.mtime_ns, look.path.name)), len(complete) < len(found)
+
+    def _since(self, look: Look) -> Look:
+        """The look with the time at which the file first looked like this."""
+        before = self._looks.get(look.path.name)
+        same = before and (before.size, before.mtime_ns) == (look.size, look.mtime_ns)
+        return before if before and same else look
+
+    def _is_complete(self, look: Look) -> bool:
+        name = look.path.name
+        if suffix := self._done_suffix(name):
+            return look.path.with_name(name + suffix).exists()
+        return name in self._renamed or self._clock() - look.since >= self._settle_seconds
+
+    def _done_suffix(self, name: str) -> str | None:
+        try:
+            return self._jobs.match(name).done_suffix
+        except DeliveryError:
+            return None  # it will say so when it is run
+
+    def _warn(self, once: str, event: str, **facts: str) -> None:
+        if once not in self._warned:
+            self._warned.add(once)
+            self._log.warning(event, **facts)
+
+
+class Events(FileSystemEventHandler):
+    """Wakes the one that waits, and remembers the names of files that were renamed into the folder."""
+
+    def __init__(self) -> None:
+        self._renamed: SimpleQueue[str] = SimpleQueue()
+        self._woken = threading.Event()
+        self._observer: BaseObserver | None = None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog's thread."""
+        if isinstance(event, FileMovedEvent) and event.dest_path:
+            self._renamed.put(Path(os.fsdecode(event.dest_path)).name)
+        if event.event_type not in ("opened", "closed_no_write"):  # our own looks make these
+            self._woken.set()
+
+    def listen(self, folder: Path) -> str:
+        """Listen to a folder, again where it was made anew; returns why that is not possible."""
+        if self._observer and self._observer.emitters and all(each.is_alive() for each in self._observer.emitters):
+            return ""
+        self.close()
+        # Full events: a file renamed into the folder is told from one that is being written there (Linux only).
+        self._observer = Observer(**({"generate_full_events": True} if sys.platform == "linux" else {}))
+        try:
+            self._observer.schedule(self, str(folder))
+            self._observer.start()
+        except (OSError, RuntimeError) as error:
+            return sentence(error)
+        return ""
+
+    def renamed(self) -> set[str]:
+        """The names since the last call."""
+        names = set()
+        with suppress(Empty):
+            while True:
+                names.add(self._renamed.get_nowait())
+        return names
+
+    def wake(self) -> None:
+        """End the waiting."""
+        self._woken.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for an event, so long at the most."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._observer and self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
+        elif self._observer:
+            self._observer.on_thread_stop()  # never started, yet its inotify thread runs
+        self._observer = None

@@ -1,0 +1,171 @@
+"""The end of a delivery that came as a file: archive/, failed/ with the reason, or back to wait.
+
+The ledger is told first, then the source is moved: a crash in between leaves a finished delivery whose source still
+lies in the work folder, and the next worker moves it.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from worker import exact_json, files, log
+from worker.errors import DeliveryError, LostLease, Paused, Stopping, Unavailable, WorkerError, sentence
+from worker.ledger import Ledger
+from worker.records import Delivery, Entry
+
+HOLD_OFF_MAX = 60.0  # seconds: an outage without a Retry-After is looked at again at least this often
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where files come from and go to."""
+
+    inbox: Path
+    archive: Path
+    failed: Path
+    work: Path
+
+    def of(self, entry: Entry) -> Path:
+        """A delivery's own folder while it is under way."""
+        return self.work / entry.id
+
+    def input(self, entry: Entry) -> Path:
+        """Its claimed file."""
+        return self.of(entry) / "input" / entry.source
+
+    def taken(self, entry: Entry) -> Path:
+        """Its claimed file while that is still on the inbox's own file system."""
+        return self.inbox / f".{entry.id}.claim"
+
+
+class Settlement:
+    """Decides by the error, tells the ledger, and puts the source where it belongs."""
+
+    def __init__(self, ledger: Ledger, folders: Folders, *, jitter: Callable[[], float] = random.random) -> None:
+        self._ledger = ledger
+        self._folders = folders
+        self._jitter = jitter
+        self._log = log.get_logger()
+
+    def settle(self, entry: Entry, delivery: Delivery, error: Exception | None) -> None:
+        """None: done. ``DeliveryError``: failed. Anything else says nothing about the delivery: it waits."""
+        with log.bound(job=delivery.job), self._telling_the_ledger():
+            if error is None or isinstance(error, DeliveryError):
+                self._finish(entry, delivery, error)
+            else:
+                self._put_back(entry, delivery, error)
+
+    def put_back(self, entry: Entry, error: Exception) -> None:
+        """Let go of a delivery that could not even be opened."""
+        with self._telling_the_ledger():
+            self._put_back(entry, None, error)
+
+    @contextmanager
+    def _telling_the_ledger(self) -> Iterator[None]:
+        """If it cannot be told, nothing is lost: the lease ends, and somebody goes on from what is on disk."""
+        try:
+            yield
+        except LostLease as lost:
+            self._log.warning("delivery lost", reason=lost.detail)
+        except Paused as trouble:
+            self._log.error("delivery not settled", reason=trouble.detail)
+
+    def _finish(self, entry: Entry, delivery: Delivery, error: DeliveryError | None) -> None:
+        self._ledger.finish(entry, delivery, error)
+        if error:
+            self._log.error("delivery failed", error=type(error).__name__, reason=error.detail)
+        else:
+            counts = delivery.counts
+            self._log.info(
+                "delivery done",
+                rows=counts.rows,
+                results=counts.results,
+                rejected=counts.rejected,
+                skipped=counts.skipped,
+            )
+        self.put_away(self._ledger.get(entry.id))
+
+    def _put_back(self, entry: Entry, delivery: Delivery | None, error: Exception) -> None:
+        if isinstance(error, LostLease):
+            raise error
+        hold_off = self._hold_off(entry, error)
+        self._ledger.put_back(entry, delivery, error, hold_off=hold_off)
+        if isinstance(error, Stopping):
+            self._log.info("delivery left for the next start")
+            return
+        where = {} if isinstance(error, WorkerError | OSError) else {"where": log.location(error)}
+        facts = {"error": type(error).__name__, "reason": sentence(error), "seconds": round(hold_off, 1)}
+        self._log.warning("delivery waits", **facts, **where)
+
+    def _hold_off(self, entry: Entry, error: Exception) -> float:
+        if isinstance(error, Stopping):
+            return 0.0
+        asked = error.retry_after if isinstance(error, Unavailable) else None
+        backoff = min(HOLD_OFF_MAX, 2.0 ** min(entry.attempts, 10))
+        return max(asked or 0.0, backoff * (0.75 + self._jitter() / 2))
+
+    def put_away(self, entry: Entry) -> None:
+        """The last steps of a finished delivery; where they fail, the end stands, and they are tried again later."""
+        try:
+            if entry.state == "failed":
+                self._to_failed(entry)
+            elif self._folders.input(entry).exists() and entry.trigger == "inbox":
+                files.put_away(self._folders.input(entry), self._folders.archive, entry.source, entry.id)
+        except OSError as error:
+            detail = f"it is finished, but its file cannot be put away: {sentence(error)}"
+            self._log.error("file not put away", reason=sentence(error))
+            self._ledger.hold(entry, detail=detail, hold_off=HOLD_OFF_MAX)
+            return
+        over = self._folders.input(entry).parent if entry.state == "failed" else self._folders.of(entry)
+        shutil.rmtree(over, ignore_errors=True)  # a failed delivery keeps its part file for a retry
+        self._ledger.put_away(entry)
+
+    def _to_failed(self, entry: Entry) -> None:
+        source, folder, name = self._folders.input(entry), self._folders.failed, entry.source
+        if not source.exists():
+            return
+        if (folder / name).exists() or _is_others(folder / f"{name}.error.json", entry):
+            name = files.with_id(name, entry.id)
+        with suppress(FileExistsError):  # a crash came between this and the next line
+            files.write(folder / f"{name}.error.json", exact_json.dumps(_reason(entry)) + b"\n")
+        files.put_away(source, folder, name, entry.id)
+
+    def reopen(self, entry: Entry) -> bool:
+        """Put a failed delivery back among the waiting; False if its file is no longer in failed/."""
+        for name in (files.with_id(entry.source, entry.id), entry.source):
+            reason = self._folders.failed / f"{name}.error.json"
+            if (self._folders.failed / name).exists() and not _is_others(reason, entry):
+                files.private_folder(self._folders.input(entry).parent)
+                files.move(self._folders.failed / name, self._folders.input(entry))
+                reason.unlink(missing_ok=True)
+                return self._ledger.reopen(entry)
+        return False
+
+
+def _reason(entry: Entry) -> dict[str, object]:
+    failed = datetime.fromtimestamp(entry.finished or entry.created, UTC)
+    return {
+        "delivery": entry.id,
+        "job": entry.job,
+        "source": entry.source,
+        "error": entry.error,
+        "detail": entry.detail,
+        "attempts": entry.attempts,
+        "failed": failed.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _is_others(reason: Path, entry: Entry) -> bool:
+    """Whether an error.json tells of another delivery."""
+    try:
+        return bool(exact_json.loads(reason.read_bytes())["delivery"] != entry.id)
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        return True
