@@ -70,6 +70,12 @@ def test_what_is_not_a_resource_type_is_a_programming_error(type_):
         opened_fhir([]).at().read(type_, "1")
 
 
+@pytest.mark.parametrize("said", [{**PRACTITIONER, "id": "2"}, {**PRACTITIONER, "resourceType": "Patient"}, [], ""])
+def test_a_read_answered_with_something_else_is_refused(said):
+    with pytest.raises(Refused, match="something else"):
+        opened_fhir([answer(said)]).at().read("Practitioner", "1")
+
+
 def test_a_missing_resource_is_refused_with_the_servers_reason():
     ehr = opened_fhir([answer(outcome("error", "not-found", diagnostics="HAPI-2001: not known"), 404)])
     with pytest.raises(Refused) as caught:

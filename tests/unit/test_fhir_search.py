@@ -114,7 +114,7 @@ def test_a_page_that_fails_once_is_asked_for_again():
     assert len(list(active(ehr))) == 2
 
 
-def test_entries_are_split_into_matches_included_ones_and_warnings():
+def test_entries_are_split_into_matches_included_ones_and_warnings(capture_log):
     warning = {"resourceType": "OperationOutcome", "issue": [{"severity": "warning", "code": "not-supported"}]}
     entry = {"resource": warning, "search": {"mode": "outcome"}}
     ehr = opened_fhir([bundle(match("1"), match("2", "include"), entry)])
@@ -122,6 +122,7 @@ def test_entries_are_split_into_matches_included_ones_and_warnings():
     assert [found["id"] for found in page.matches] == ["1"]
     assert [found["id"] for found in page.included] == ["2"]
     assert page.warnings == ("not-supported",)
+    assert [event["codes"] for event in capture_log] == ["not-supported"]
 
 
 def test_get_returns_the_only_match():

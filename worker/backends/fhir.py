@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 from urllib.parse import urlencode
+
+from pydantic import BaseModel
 
 from worker import exact_json
 from worker.backends import bundles, models
@@ -19,6 +21,8 @@ from worker.backends.pages import Resource, SearchSet, pages
 from worker.backends.search import parameters
 from worker.errors import Refused, Reject
 from worker.records import Meter, RowKey
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
@@ -39,6 +43,12 @@ class Fhir:
         self._session = session
         self._key = key
 
+    @overload
+    def read(self, type_: str, id: str, *, fresh: bool = False) -> Resource: ...
+
+    @overload
+    def read(self, type_: type[Model], id: str, *, fresh: bool = False) -> Model: ...
+
     def read(self, type_: Any, id: str, *, fresh: bool = False) -> Any:
         """The resource with this id; raises ``Refused`` if there is none, ``Reject`` for what cannot be an id.
 
@@ -50,6 +60,12 @@ class Fhir:
         if isinstance(found, Exception):
             raise found
         return self._as_asked(type_, found)
+
+    @overload
+    def read_many(self, type_: str, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Resource]: ...
+
+    @overload
+    def read_many(self, type_: type[Model], ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Model]: ...
 
     def read_many(self, type_: Any, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Any]:
         """The resources with these ids, by id, in few requests; equal ids are asked for once.
@@ -177,7 +193,7 @@ class FhirSession:
     def _fetch(self, type_: str, ids: Sequence[str]) -> Found:
         if len(ids) == 1:
             call = Call("GET", f"{type_}/{ids[0]}", headers={"Accept": _FHIR_JSON})
-            return {ids[0]: self.caller(call, resource)}
+            return {ids[0]: self._expected(type_, ids[0], self.caller(call, resource))}
         query = parameters({"_id": set(ids), "_count": len(ids)})
         found: dict[str, Any] = {}
         for page in pages(self.caller, type_, query):
@@ -188,6 +204,11 @@ class FhirSession:
                 break
         for id_ in ids:
             found.setdefault(id_, Refused(self.backend, f"has no {type_} with this id", 404))
+        return found
+
+    def _expected(self, type_: str, id_: str, found: Any) -> Resource:
+        if not isinstance(found, dict) or (found.get("resourceType"), found.get("id")) != (type_, id_):
+            raise Refused(self.backend, f"answered the read of a {type_} with something else")
         return found
 
 
@@ -209,7 +230,7 @@ class FhirBackend:
         """Ask for the CapabilityStatement; raises ``Refused`` if its FHIR version is not the configured one."""
         caller = HttpCaller(self._http, Meter(), threading.Event(), attempts=1)
         statement = caller(Call("GET", "metadata", headers={"Accept": _FHIR_JSON}), resource)
-        release = str((statement or {}).get("fhirVersion", "an unknown version"))
+        release = str(statement.get("fhirVersion")) if isinstance(statement, dict) else "of no version"
         if not release.startswith(_RELEASES[self._version]):
             raise Refused(self.name, f'speaks FHIR {release}, not {self._version}: set "version" to what it speaks')
         return f"FHIR {release} at {self._http.origin}"

@@ -11,8 +11,11 @@ import requests
 
 from worker.backends.answers import codes, outcome_issues, resource
 from worker.backends.calls import Call, Caller
-from worker.backends.search import Parameter, filters, parameters, search_call
+from worker.backends.search import Parameter, filters, is_posted, parameters, search_call
 from worker.errors import Refused
+from worker.log import get_logger
+
+log = get_logger()
 
 Resource = dict[str, Any]
 
@@ -38,11 +41,10 @@ def read_page(backend: str, response: requests.Response) -> Page:
     if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
         raise Refused(backend, "answered a search with something that is not a Bundle", response.status_code)
     by_mode: dict[str, list[Resource]] = {"match": [], "include": [], "outcome": []}
-    for entry in bundle.get("entry") or ():
-        found = entry.get("resource")
-        if found is not None:
+    for entry in _objects(bundle.get("entry")):
+        for found in _objects([entry.get("resource")]):
             by_mode[_mode(entry, found)].append(found)
-    links = {link.get("relation"): urljoin(response.url, link.get("url", "")) for link in bundle.get("link") or ()}
+    links = {link.get("relation"): urljoin(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
     issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
     return Page(
         by_mode["match"],
@@ -61,6 +63,8 @@ def pages(caller: Caller, type_: str, query: list[Parameter]) -> Iterator[Page]:
     part of the answer in place of the whole.
     """
     page = caller(search_call(type_, query), read_page)
+    if page.warnings:
+        log.warning("a search was answered with warnings", backend=caller.backend, codes=" ".join(page.warnings))
     _refuse_ignored_parameters(caller.backend, query, page.self_link)
     yield page
     seen: set[str] = set()
@@ -123,17 +127,21 @@ class SearchSet:
         return self if asked else self.search(_count=count)
 
 
+def _objects(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
 def _mode(entry: dict[str, Any], found: Resource) -> str:
     if found.get("resourceType") == "OperationOutcome":
         return "outcome"
-    mode = (entry.get("search") or {}).get("mode")
-    return mode if mode in ("include", "outcome") else "match"
+    modes = [search.get("mode") for search in _objects([entry.get("search")])]
+    return next((mode for mode in modes if mode in ("include", "outcome")), "match")
 
 
 def _refuse_ignored_parameters(backend: str, query: list[Parameter], self_link: str) -> None:
     """A server that does not know a parameter may ignore it and answer with everything; its self link tells."""
     used = parse_qsl(urlsplit(self_link).query, keep_blank_values=True)
-    if not self_link or (not used and search_call("", query).method == "POST"):
+    if not self_link or (not used and is_posted(query)):
         return  # HAPI's self link for a POST never has parameters
     if ignored := filters(query) - filters(used):
         raise Refused(backend, f"does not know the search parameter {', '.join(sorted(ignored))}")

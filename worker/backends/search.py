@@ -45,18 +45,22 @@ def parameters(criteria: dict[str, Any]) -> list[Parameter]:
 
 
 def search_call(type_: str, query: list[Parameter]) -> Call:
-    """The request for a search: by POST where the query is long or would put personal data into a URL."""
+    """The request for a search."""
     headers = {
         "Accept": "application/fhir+json",
         "Prefer": "handling=strict",
         # HAPI answers the same search from a cache for a minute, also after a write.
         "Cache-Control": "no-cache",
     }
-    encoded = urlencode(query)
-    if len(encoded) <= _LONGEST_QUERY and not any(map(_is_personal, _names(query))):
+    if not is_posted(query):
         return Call("GET", type_, query, headers=headers)
     headers["Content-Type"] = "application/x-www-form-urlencoded"
-    return Call("POST", f"{type_}/_search", body=encoded.encode(), headers=headers)
+    return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers)
+
+
+def is_posted(query: list[Parameter]) -> bool:
+    """Whether a search goes by POST: because it is long, or would put personal data into a URL."""
+    return any(map(_is_personal, _names(query))) or len(urlencode(query)) > _LONGEST_QUERY
 
 
 def filters(query: Iterable[Parameter]) -> set[str]:
