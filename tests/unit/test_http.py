@@ -142,7 +142,8 @@ def test_a_get_follows_a_redirect_on_its_own_origin_with_its_token():
 
 
 @pytest.mark.parametrize(
-    "location", ["https://evil.example/plans?token=x", "//evil.example", "http://backend.example/api", "ftp://x/"]
+    "location",
+    ["https://evil.example/plans?token=x", "//evil.example", "http://backend.example/api", "ftp://x/", "http://[x"],
 )
 def test_a_redirect_to_another_origin_is_refused(location):
     billing = opened([answer(status=302, Location=location)])
@@ -198,3 +199,12 @@ def test_a_header_that_cannot_be_sent_is_refused_without_its_value():
         billing.at().get("/plans", headers={"X-Name": "Novak\r\nX-Evil: 1"})
     assert "Novak" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_pause_that_the_backend_asks_of_one_row_holds_for_the_others(status):
+    billing = opened([answer(status=status, Retry_After="60"), answer({})], retries=0)
+    with pytest.raises(Unavailable):
+        billing.at(line=2).get("/plans")
+    billing.at(line=3).get("/plans")
+    assert billing.time.slept == [60]

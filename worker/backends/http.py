@@ -79,11 +79,12 @@ class Http:
             raise Refused(self.name, f"this path cannot be called below {self.origin}: {error}") from error
 
     def exchange(self, call: Call, meter: Meter, stop: threading.Event) -> requests.Response:
-        """Send a call once, or twice where the first token had been revoked; the status may be any."""
+        """Send a call once, or twice where the first token had been revoked; raises ``BackendError``."""
         url = self.locate(call.path)
         response, ticket = self._authorized(call, url, meter, stop)
         if response.status_code == 401 and self._credential and ticket and self._credential.refused(ticket):
             response, _ = self._authorized(call, url, meter, stop)
+        check(self.name, response)
         return response
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ class Http:
         ticket = self._credential.ticket(meter, self.origin) if self._credential else None
         with self.limits.turn(stop):
             response = self._follow(self._prepare(call, url, ticket), meter)
-            if response.status_code in (429, 503):
+            if response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it
         return response, ticket
 
@@ -119,8 +120,8 @@ class Http:
         raise Refused(self.name, f"redirected {_REDIRECTS} times in a row; correct the backend's url")
 
     def _redirect(self, url: str, target: str) -> str:
-        where = urljoin(url, target)
         try:
+            where = urljoin(url, target)
             origin = origin_of(where)
         except ValueError:
             origin = "something that is not an http URL"
@@ -199,9 +200,7 @@ class HttpCaller:
             with attempt:
                 self.http.limits.pause(self.stop, wait)
                 wait = attempt.next_wait * (0.5 + self.http.random())
-                response = self.http.exchange(call, self.meter, self.stop)
-                check(self.backend, response)
-                return read(self.backend, response)
+                return read(self.backend, self.http.exchange(call, self.meter, self.stop))
         raise AssertionError("the last attempt returns or raises")
 
 

@@ -44,7 +44,7 @@ def read_page(backend: str, response: requests.Response) -> Page:
     for entry in _objects(bundle.get("entry")):
         for found in _objects([entry.get("resource")]):
             by_mode[_mode(entry, found)].append(found)
-    links = {link.get("relation"): urljoin(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
+    links = {link.get("relation"): _joined(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
     issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
     return Page(
         by_mode["match"],
@@ -125,6 +125,13 @@ class SearchSet:
     def _at_most(self, count: int) -> SearchSet:
         asked = any(name == "_count" for name, _ in self._query)
         return self if asked else self.search(_count=count)
+
+
+def _joined(base: str, link: str) -> str:
+    try:
+        return urljoin(base, link)
+    except ValueError:
+        return link  # no URL at all: whoever follows it is told so
 
 
 def _objects(values: Any) -> list[dict[str, Any]]:
