@@ -11,7 +11,7 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Self, TextIO
 
 from worker.decoding import is_clean
 from worker.errors import DeliveryError
@@ -82,11 +82,12 @@ def read_header(lines: Lines, delimiter: str | None) -> Header:
         raise DeliveryError("the file has no header, only blank lines")
     where = f"the header in line {lines.number}"
     delimiter = delimiter or _sniffed(first)
+    parser = _Parser(lines, delimiter)
     try:
-        names, more = _parsed(lines, first, delimiter)
+        names = parser.parse(first)
     except csv.Error as error:
         raise DeliveryError(_MISMATCH.format(where)) from error
-    text = "".join((first, *more))
+    text = "".join((first, *parser.more))
     if not is_clean(text):
         raise DeliveryError(f"{where} is not {lines.encoding} text; set `encoding` on the job to what the sender uses")
     if len(text) > RECORD_LIMIT:
@@ -100,12 +101,13 @@ def records(lines: Lines, delimiter: str, width: int) -> Iterator[Record]:
     A quote that does not match costs only the line that it stands in.
     """
     gaps = width - 1
+    parser = _Parser(lines, delimiter)
     while text := lines.draw():
         if text in _BLANK:
             continue
         line = lines.number
         if '"' in text:
-            text, fault = _quoted(lines, text, delimiter, width)
+            text, fault = _quoted(parser, text, width)
         else:
             fault = "" if text.count(delimiter) == gaps else _miscount(text.count(delimiter) + 1, width)
         if len(text) > RECORD_LIMIT:
@@ -123,41 +125,63 @@ def fields(text: str, delimiter: str) -> list[str]:
         return text.rstrip("\r\n").split(delimiter)
 
 
-def _quoted(lines: Lines, first: str, delimiter: str, width: int) -> tuple[str, str]:
+class _Parser:
+    """Finds the end of a record that has quotes.
+
+    It feeds its csv reader itself, so that one reader serves all records: to make one costs more than to use it.
+    """
+
+    def __init__(self, lines: Lines, delimiter: str) -> None:
+        self.delimiter = delimiter
+        self.more: list[str] = []  # the lines that the record goes on in after its first
+        self._lines = lines
+        self._reader = csv.reader(self, delimiter=delimiter, strict=True)
+        self._first = ""
+        self._size = 0
+
+    def parse(self, first: str) -> list[str]:
+        """The fields of the record that begins with a line.
+
+        Raises ``csv.Error``, with the further lines put back, if its quotes do not match within RECORD_LIMIT.
+        """
+        self._first, self._size, self.more = first, 0, []
+        try:
+            return next(self._reader)
+        except csv.Error:
+            self.put_back()
+            raise
+
+    def put_back(self) -> None:
+        """Leave the further lines to the next records."""
+        self._lines.put_back(self.more)
+        self.more = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self._first:
+            line, self._first = self._first, ""
+        elif self._size <= RECORD_LIMIT and (line := self._lines.draw()):
+            self.more.append(line)
+        else:
+            raise StopIteration
+        self._size += len(line)
+        return line
+
+
+def _quoted(parser: _Parser, first: str, width: int) -> tuple[str, str]:
     """The text and the fault of a record that has quotes."""
     try:
-        found, more = _parsed(lines, first, delimiter)
+        found = len(parser.parse(first))
     except csv.Error:
         return first, _MISMATCH.format("the row")
-    if len(found) == width:
-        return "".join((first, *more)), ""
-    if more and first.count(delimiter) == width - 1:
+    if found != width and parser.more and first.count(parser.delimiter) == width - 1:
         # Whole without its quote: a stray one, which must not swallow the rows up to the next quote.
-        lines.put_back(more)
+        parser.put_back()
         return first, _MISMATCH.format("the row")
-    return "".join((first, *more)), _miscount(len(found), width)
-
-
-def _parsed(lines: Lines, first: str, delimiter: str) -> tuple[list[str], list[str]]:
-    """The fields of the record that begins with a line, and the further lines that it goes on in.
-
-    Raises ``csv.Error``, with those lines put back, if its quotes do not match within RECORD_LIMIT.
-    """
-    more: list[str] = []
-
-    def draw() -> Iterator[str]:
-        yield first
-        size = len(first)
-        while size <= RECORD_LIMIT and (line := lines.draw()):
-            more.append(line)
-            size += len(line)
-            yield line
-
-    try:
-        return next(csv.reader(draw(), delimiter=delimiter, strict=True)), more
-    except csv.Error:
-        lines.put_back(more)
-        raise
+    text = "".join((first, *parser.more)) if parser.more else first
+    return text, "" if found == width else _miscount(found, width)
 
 
 def _sniffed(header: str) -> str:
