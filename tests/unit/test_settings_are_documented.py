@@ -1,0 +1,82 @@
+"""docs/reference/settings.md and the models say the same."""
+
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from worker import config
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+HEADING = re.compile(r"^##+ (.+)$", re.MULTILINE)
+ROW = re.compile(r"^\| `(\w+)` \| (.+) \| (.+) \| (.*) \| `(.+)` \|$", re.MULTILINE)
+
+SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+    "worker": (config.WorkerSettings,),
+    "auth.NAME": get_args(config.AuthSettings),
+    "backends.NAME": get_args(config.BackendSettings),
+    "amqp": (config.AmqpSettings,),
+    "jobs.NAME": (config.JobSettings,),
+}
+MODELS = [(section, model) for section, models in SECTIONS.items() for model in models]
+
+
+def documented(section: str, model: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    """Setting -> its default and its example, as the page has them."""
+    kind = model.model_fields.get("type")
+    heading = f'type = "{kind.default}"' if kind else f"[{section}]"
+    _, *parts = HEADING.split(PAGE.read_text(encoding="utf-8"))
+    text = dict(zip(parts[::2], parts[1::2], strict=True))[heading]
+    return {name: (default, example) for name, _, default, _, example in ROW.findall(text)}
+
+
+def default(name: str, field: FieldInfo) -> str:
+    if field.is_required() or (name == "type" and field.default != "client_credentials"):
+        return "required"
+    return "none" if field.default is None else f"`{json.dumps(field.default, default=str)}`"
+
+
+@pytest.mark.parametrize(("section", "model"), MODELS)
+def test_each_setting_is_documented_and_nothing_else_is(section: str, model: type[BaseModel]) -> None:
+    assert documented(section, model).keys() == model.model_fields.keys()
+
+
+@pytest.mark.parametrize(("section", "model"), MODELS)
+def test_each_documented_default_is_the_real_one(section: str, model: type[BaseModel]) -> None:
+    written = {name: given for name, (given, _) in documented(section, model).items()}
+    assert written == {name: default(name, field) for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize(("section", "model"), MODELS)
+def test_the_documented_examples_are_accepted(section: str, model: type[BaseModel], tmp_path: Path) -> None:
+    for file in ("token", "hospital-ca.pem"):
+        (tmp_path / file).write_text("made up")
+    environ = dict.fromkeys(("HOSPITAL_SECRET", "BILLING_PASSWORD", "BILLING_KEY"), "made up")
+    examples = [example.replace("/run/secrets/", "") for _, example in documented(section, model).values()]
+    hospital = ["[auth.hospital]", 'type = "bearer"', 'token = "made up"']
+    path = tmp_path / "longshore.toml"
+    path.write_text("\n".join([*hospital, f"[{section}]", *examples]), encoding="utf-8")
+    config.load(path, environ | {"AMQP_URL": "amqp://broker.example"})
+
+
+def test_the_documented_variables_are_accepted(tmp_path: Path) -> None:
+    variables = re.findall(r"^(LONGSHORE_\w+)='?(.+?)'?$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    path = tmp_path / "longshore.toml"
+    path.write_text(
+        """
+        [auth.hospital]
+        token_url = "https://idp.example/token"
+        client_id = "batch-worker"
+        client_secret = "made up"
+        [backends.billing]
+        type = "rest"
+        url = "https://billing.example/api"
+        """
+    )
+    settings = config.load(path, dict(variables))
+    assert settings.worker.threads == 16
+    assert settings.backends["billing"].url == "https://billing.test.example/api"
