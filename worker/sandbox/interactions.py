@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from worker.sandbox.issues import Issue
-from worker.sandbox.resources import TYPES, Resource, Resources, Version, instant
+from worker.sandbox.resources import Resource, Resources, Version, instant
 from worker.sandbox.search import Pairs, Search
 
 MAX_OPEN_SEARCHES = 1000
@@ -55,7 +55,7 @@ class Interactions:
 
     def search(self, type_: str, asked: Asked) -> Reply:
         """The first page of what a query finds, or the page that a ``next`` link names."""
-        _known(type_)
+        self.resources.check_type(type_)
         pairs = dict(asked.query)
         if "_page" in pairs:
             return Reply(200, self._page(pairs["_page"]))
@@ -67,6 +67,7 @@ class Interactions:
 
     def create(self, type_: str, asked: Asked) -> Reply:
         """A new resource with an id of the server's; with a condition, only if nothing matches it yet."""
+        self.resources.check_type(type_)
         resource = _checked(type_, asked.resource)
         with self.resources.lock:
             if asked.if_none_exist is not None:
@@ -79,6 +80,7 @@ class Interactions:
 
     def update(self, type_: str, id_: str, asked: Asked) -> Reply:
         """A new version of a resource, or the first one under an id of the client's choice."""
+        self.resources.check_type(type_)
         resource = _checked(type_, asked.resource)
         if resource.get("id") != id_:
             raise Issue(400, "The id in the resource is not the one in the URL.")
@@ -179,13 +181,7 @@ def _shown(status: int, version: Version) -> Reply:
     return Reply(status, version.resource, version)
 
 
-def _known(type_: str) -> None:
-    if type_ not in TYPES:
-        raise Issue(404, f"The server has no resources of the type {type_}.", "not-supported")
-
-
 def _checked(type_: str, resource: Any) -> Resource:
-    _known(type_)
     if not isinstance(resource, dict) or resource.get("resourceType") != type_:
         raise Issue(400, f"The body is not a resource of the type {type_}.", "structure")
     return resource

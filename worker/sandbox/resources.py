@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,20 +60,27 @@ def instant(moment: datetime) -> str:
 
 
 class Resources:
-    """All that the server holds. Thread-safe: hold ``lock`` to look and then write."""
+    """All that the server holds, of certain types. Thread-safe: hold ``lock`` to look and then write."""
 
-    def __init__(self, resources: Iterable[Resource], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, resources: Iterable[Resource], now: Callable[[], datetime], *, types: Container[str] = TYPES
+    ) -> None:
         self.lock = threading.RLock()
         self._now = now
-        self._versions: dict[str, dict[str, list[Version]]] = {name: {} for name in TYPES}
+        self._types = types
+        self._versions: defaultdict[str, dict[str, list[Version]]] = defaultdict(dict)
         self._log: list[Version] = []
         for resource in resources:
             self.write(resource["resourceType"], resource["id"], resource)
 
+    def check_type(self, type_: str) -> None:
+        """Raise 404 for a type that is not held here."""
+        if type_ not in self._types:
+            raise Issue(404, f"The server has no resources of the type {type_}.", "not-supported")
+
     def history(self, type_: str, id_: str) -> list[Version]:
         """All versions of one resource, the oldest first; empty if there never was one."""
-        if type_ not in self._versions:
-            raise Issue(404, f"The server has no resources of the type {type_}.", "not-supported")
+        self.check_type(type_)
         with self.lock:
             return list(self._versions[type_].get(id_, ()))
 

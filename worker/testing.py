@@ -1,0 +1,136 @@
+"""What a job author tests with: a job run over rows in memory, on the code that the worker runs it with.
+
+No file is written, nothing is sent, and nothing waits: backends are fakes, and the rows run one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from worker import exact_json, tables
+from worker.context import Context, DeliveryContext, State
+from worker.declare import Job
+from worker.errors import Reject
+from worker.execution import Execution
+from worker.fakes import Answer, FakeFhir, FakeRest, Request
+from worker.outputs.table import Results, cell, csv_lines
+from worker.records import Delivery, Input, Outcome, Reading
+
+__all__ = ["Answer", "FakeFhir", "FakeRest", "Request", "Run", "context", "run_job"]
+
+Rows = Iterable[Mapping[str, Any]] | str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of the rows, in input order; ``calls`` counts the requests sent by backend, ``state`` is as left."""
+
+    outcomes: list[Outcome]
+    calls: dict[str, int]
+    state: dict[str, Any]
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All results as JSON has them: a date is text, a number with a fraction a ``Decimal``."""
+        return [result for outcome in self.outcomes for result in exact_json.loads(outcome.results)]
+
+    @property
+    def rejected(self) -> list[Outcome]:
+        """The rejected rows: ``line``, ``error``, ``detail`` and the ``row`` itself of each."""
+        return [outcome for outcome in self.outcomes if outcome.error]
+
+    @property
+    def skipped(self) -> int:
+        """How many rows the job had nothing to say about."""
+        return sum(outcome.results == b"[]" and not outcome.error for outcome in self.outcomes)
+
+
+def run_job(
+    job: Job[..., Any],
+    rows: Rows,
+    *,
+    rest: Mapping[str, FakeRest] | None = None,
+    fhir: Mapping[str, FakeFhir] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Run:
+    """Run a job over rows: mappings, the text of a CSV file, or the path of one.
+
+    Mappings become a CSV file first, so that the job gets text, and the first row's line is 2. Raises what would
+    concern the whole delivery: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too). A bug in the job is a
+    rejection, as it is in the worker; the log has its place.
+    """
+    name, data, reading = _file(rows, job)
+    delivery = _delivery(name, data, job.name)
+    shared = _shared(delivery, rest or {}, fhir or {}, state or {})
+    execution = Execution(job, shared)
+    outcomes: list[Outcome] = []
+    for chunk in delivery.read(reading):
+        done = execution.chunk(chunk) if job.frame else map(execution.row, chunk.rows)
+        outcomes += sorted([*chunk.wrong, *done], key=lambda outcome: outcome.index)
+    return Run(_fitting(outcomes, job, reading), delivery.meter.read()[0], dict(shared.state))
+
+
+def context(
+    *,
+    rest: Mapping[str, FakeRest] | None = None,
+    fhir: Mapping[str, FakeFhir] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Context:
+    """A context to call a job with directly, as the function that it is: ``client_summary(row, context(...))``."""
+    return _shared(_delivery("rows.csv", b"", ""), rest or {}, fhir or {}, state or {}).at(line=2)
+
+
+def _file(rows: Rows, job: Job[..., Any]) -> tuple[str, bytes, Reading]:
+    """A name, the content and how it is to be read."""
+    if isinstance(rows, Path):
+        return rows.name, rows.read_bytes(), Reading(job.encoding, job.delimiter)
+    if isinstance(rows, str):
+        return "rows.csv", rows.encode(), Reading("utf-8", job.delimiter)
+    given = list(rows)
+    columns = list(dict.fromkeys(column for row in given for column in row))
+    data = csv_lines([columns, *([cell(row.get(column)) for column in columns] for row in given)])
+    return "rows.csv", data, Reading("utf-8", ",")
+
+
+def _fitting(outcomes: list[Outcome], job: Job[..., Any], reading: Reading) -> list[Outcome]:
+    """The outcomes, with what could not stand in one result file rejected, as the outbox does it."""
+    shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
+    results = [exact_json.loads(outcome.results) for outcome in outcomes]
+    if not shape.known:
+        shape.learn(chain.from_iterable(results[: reading.chunk_rows]))
+    return [
+        replace(outcome, results=b"[]", error=Reject.__name__, detail=why) if (why := shape.misfit(found)) else outcome
+        for outcome, found in zip(outcomes, results, strict=True)
+    ]
+
+
+def _delivery(name: str, data: bytes, job: str) -> Delivery:
+    return Delivery(
+        id="test",
+        trigger="inbox",
+        source=name,
+        input=Input(name, hashlib.sha256(data).hexdigest(), len(data)),
+        folder=Path(),
+        attempts=1,
+        started=datetime.now(UTC),
+        read=lambda reading: tables.read(Path(name), reading, io.BytesIO(data)),
+        guard=lambda: None,
+        settle=lambda _error: None,
+        job=job,
+    )
+
+
+def _shared(
+    delivery: Delivery, rest: Mapping[str, FakeRest], fhir: Mapping[str, FakeFhir], state: Mapping[str, Any]
+) -> DeliveryContext:
+    fakes = {**rest, **fhir}
+    backends = {name: fake.backend(name) for name, fake in fakes.items()}
+    return DeliveryContext(delivery, backends, State(lambda: state, delivery.state), threading.Event())
