@@ -130,7 +130,7 @@ def test_a_roster_entry_that_cannot_be_is_rejected_with_the_reason(examples, ehr
 
 
 def test_the_roster_is_read_as_the_old_system_writes_it(examples):
-    everybody = FakeFhir(answers={("GET", "/Practitioner/*"): GREENE})
+    everybody = FakeFhir(answers={("GET", "/Practitioner/*"): lambda asked: GREENE | {"id": Path(asked.path).name}})
     roster = PROJECT / "sample_inbox" / "roster-brno.csv"
 
     run = run_job(examples["practitioner_roster"], roster, fhir={"ehr": everybody})
