@@ -63,7 +63,7 @@ _NOUNS = {
     "string": "text",
     "path": "text",
     "tuple": "a list",
-    "mapping": "a table",
+    "dict": "a table",
     "model": "a table",
 }
 _GIVEN = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}

@@ -3,9 +3,10 @@
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from worker import config
 from worker.errors import ConfigError, Problem
@@ -227,6 +228,28 @@ def test_a_credential_is_not_sent_over_plain_http(problems: Problems, load: Load
     [problem] = problems(f'{AUTH}{plain}auth = "hospital"')
     assert problem.key == "backends.billing.auth"
     assert problem.what.startswith("would be sent unencrypted")
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [("worker", config.WorkerSettings), ("amqp", config.AmqpSettings), ("jobs.x", config.JobSettings)]
+    + [("auth.x", model) for model in get_args(config.AuthSettings)]
+    + [("backends.x", model) for model in get_args(config.BackendSettings)],
+)
+def test_a_value_of_any_type_is_either_taken_or_a_mistake_under_its_key(
+    load: Load, section: str, model: type[BaseModel]
+) -> None:
+    kind = model.model_fields.get("type")
+    head = f"[{section}]\n" + (f'type = "{kind.default}"\n' if kind else "")
+    values = ["3", "1.5", "nan", "true", '"x"', '""', "[1]", "[]", "{ a = 1 }", "{}", "1979-05-27"]
+    for name in model.model_fields.keys() - {"type"}:
+        refused = 0
+        for value in values:
+            try:
+                load(f"{head}{name} = {value}")
+            except ConfigError as error:
+                refused += any(problem.key.startswith(f"{section}.{name}") for problem in error.problems)
+        assert refused, f"{name} takes everything"
 
 
 # The file itself
