@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from worker import auth, backends, config, jobs
+from worker import auth, backends, config, jobs, log
 from worker.auth import Credential
 from worker.config import Settings
 from worker.crew import Crew
@@ -66,6 +66,7 @@ class App:
     def __init__(self, project: Project, watcher: Watcher, *, machine: str | None = None) -> None:
         self.settings, self.jobs = project.settings, project.jobs
         self.stop = threading.Event()
+        self._log = log.get_logger()
         self._closing = ExitStack()
         try:
             self._build(watcher, machine)
@@ -78,13 +79,9 @@ class App:
         self._prepare_folders()
         owner = Owner(self.settings.home / "workers", machine=machine)
         self._closing.callback(owner.close)
-        self.ledger = Ledger(worker.state, owner=owner.name, lease=worker.lease_seconds)
-        self._closing.callback(self.ledger.close)
+        connections = self._closing.enter_context(connect(self.settings, owner.name))
+        self.ledger, self.backends = connections.ledger, connections.backends
         owner.sweep(self.ledger.owners())
-        self.credentials = open_credentials(self.settings, self.ledger, owner.name)
-        self.backends = open_backends(self.settings, self.credentials)
-        for backend in self.backends.values():
-            self._closing.callback(backend.close)
         pool = self._closing.enter_context(Pool(worker.threads))
         runner = Runner(
             self.jobs,
@@ -96,9 +93,9 @@ class App:
             stop=self.stop,
             watcher=watcher,
         )
-        folders = Folders(worker.inbox, worker.archive, worker.failed, self.settings.work)
-        self.settlement = Settlement(self.ledger, folders)
-        self.claims = Claims(self.ledger, folders, self.jobs, self.settlement, gone=owner.gone)
+        where = folders(self.settings)
+        settlement = Settlement(self.ledger, where)
+        self.claims = Claims(self.ledger, where, self.jobs, settlement, gone=owner.gone)
         self.crew = Crew(runner, self.ledger, size=worker.deliveries, stop=self.stop)
         self._closing.callback(self.ledger.release)
         self._closing.callback(self.crew.close)
@@ -118,7 +115,9 @@ class App:
         """Work until ``stop`` is set."""
         inbox = self._inbox()
         inbox.start()
+        self._log.info("worker started", inbox=str(self.settings.worker.inbox))
         self.stop.wait()
+        self._log.info("worker stopping")
         inbox.stop()
 
     def run_once(self) -> None:
@@ -155,16 +154,42 @@ class App:
         self.close()
 
 
-def open_credentials(settings: Settings, ledger: Ledger, owner: str) -> dict[str, Credential]:
-    """Every ``[auth.NAME]``."""
-    return {name: auth.open_credential(name, each, ledger.tokens, owner=owner) for name, each in settings.auth.items()}
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What leads out of the process: the ledger, every ``[auth.NAME]``, and every ``[backends.NAME]`` with its auth."""
+
+    ledger: Ledger
+    credentials: Mapping[str, Credential]
+    backends: Mapping[str, Backend]
 
 
-def open_backends(settings: Settings, credentials: Mapping[str, Credential]) -> dict[str, Backend]:
-    """Every ``[backends.NAME]``, with its credential."""
-    return {
-        name: backends.open_backend(
-            name, each, credentials[each.auth] if each.auth else None, threads=settings.worker.threads
-        )
-        for name, each in settings.backends.items()
-    }
+@contextmanager
+def open_ledger(settings: Settings, owner: str = "") -> Iterator[Ledger]:
+    """The ledger alone; without an ``owner``, to be looked at. Raises ``ConfigError``."""
+    ledger = Ledger(settings.worker.state, owner=owner, lease=settings.worker.lease_seconds)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def connect(settings: Settings, owner: str) -> Iterator[Connections]:
+    """Open all connections; nothing is sent yet. Raises ``ConfigError``."""
+    with ExitStack() as closing:
+        ledger = closing.enter_context(open_ledger(settings, owner))
+        credentials = {
+            name: auth.open_credential(name, each, ledger.tokens, owner=owner) for name, each in settings.auth.items()
+        }
+        opened: dict[str, Backend] = {}
+        for name, each in settings.backends.items():
+            credential = credentials[each.auth] if each.auth else None
+            opened[name] = backends.open_backend(name, each, credential, threads=settings.worker.threads)
+            closing.callback(opened[name].close)
+        yield Connections(ledger, credentials, opened)
+
+
+def folders(settings: Settings) -> Folders:
+    """Where the files of a project come from and go to."""
+    worker = settings.worker
+    return Folders(worker.inbox, worker.archive, worker.failed, settings.work)

@@ -1,0 +1,5 @@
+"""``python -m worker`` is ``longshore``."""
+
+from worker.cli import main
+
+main()
