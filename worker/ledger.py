@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,21 @@ SCHEMA = 1
 
 _metadata = sa.MetaData()
 _schema = sa.Table("longshore", _metadata, sa.Column("schema", sa.Integer, nullable=False))
+_columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type of Entry's field: type, default
+    "str": (sa.String, ""),
+    "int": (sa.BigInteger, 0),
+    "float": (sa.Double, 0.0),
+    "bool": (sa.Boolean, False),
+    "float | None": (sa.Double, None),
+}
 _deliveries = sa.Table(
     "deliveries",
     _metadata,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("trigger", sa.String, nullable=False),
-    sa.Column("job", sa.String, nullable=False, default=""),
-    sa.Column("source", sa.String, nullable=False),
-    sa.Column("sha256", sa.String, nullable=False, default=""),
-    sa.Column("bytes", sa.BigInteger, nullable=False, default=0),
-    sa.Column("state", sa.String, nullable=False, default="waiting"),
-    sa.Column("owner", sa.String, nullable=False, default=""),
-    sa.Column("lease_until", sa.Double, nullable=False, default=0.0),
-    sa.Column("version", sa.Integer, nullable=False, default=1),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("not_before", sa.Double, nullable=False, default=0.0),
-    sa.Column("rows_done", sa.BigInteger, nullable=False, default=0),
-    sa.Column("error", sa.String, nullable=False, default=""),
-    sa.Column("detail", sa.String, nullable=False, default=""),
-    sa.Column("created", sa.Double, nullable=False),
-    sa.Column("started", sa.Double),
-    sa.Column("finished", sa.Double),
-    sa.Column("put_away", sa.Boolean, nullable=False, default=False),
+    *(
+        sa.Column(field.name, kind, primary_key=field.name == "id", nullable=default is None, default=default)
+        for field in fields(Entry)
+        for kind, default in [_columns[str(field.type)]]
+    ),
     sa.Index("deliveries_by_state", "put_away", "state"),
 )
 _tokens = sa.Table(
@@ -71,6 +65,7 @@ _state = sa.Table(
 )
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_patience = {"sqlite": {"timeout": 30}, "postgresql": {"connect_timeout": 10}}  # seconds
 _clock: dict[str, sa.ColumnElement[float]] = {
     "sqlite": sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double),
     "postgresql": sa.literal_column("extract(epoch from clock_timestamp())::double precision", sa.Double),
@@ -82,29 +77,24 @@ class Database:
 
     def __init__(self, url: str, *, clock: Callable[[], float] | None = None) -> None:
         self._url = sa.make_url(url)
+        self._dialect = self._url.get_backend_name()  # sqlite or postgresql
         self._clock = clock
-        if self._url.get_backend_name() == "sqlite":
-            self._prepare_file()
-        self._engine = sa.create_engine(self._url, connect_args=self._connect_args(), pool_pre_ping=True)
-        if self.dialect == "sqlite":
+        self._engine = sa.create_engine(self._url, connect_args=_patience[self._dialect], pool_pre_ping=True)
+        if self._dialect == "sqlite":
+            self._prepare_file(Path(str(self._url.database)))
             sa.event.listen(self._engine, "connect", _tune_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         self._reading = self._engine.execution_options(longshore_reads=True)
         self._open()
 
     @property
-    def dialect(self) -> str:
-        """``sqlite`` or ``postgresql``."""
-        return self._url.get_backend_name()
-
-    @property
     def now(self) -> sa.ColumnElement[float]:
         """The database's clock, as an expression."""
-        return sa.literal(self._clock()) if self._clock else _clock[self.dialect]
+        return sa.literal(self._clock()) if self._clock else _clock[self._dialect]
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
-        return _insert[self.dialect](table)
+        return _insert[self._dialect](table)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -127,43 +117,29 @@ class Database:
         """Give the connections back."""
         self._engine.dispose()
 
-    def _prepare_file(self) -> None:
-        if not self._url.database or self._url.database == ":memory:":
-            raise ConfigError([Problem("worker.state", "", "needs a file, such as sqlite:///.longshore/state.db")])
-        path = Path(self._url.database)
+    def _prepare_file(self, path: Path) -> None:
         try:
             private_folder(path.parent)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's side files take over this mode
         except OSError as error:
-            raise ConfigError(
-                [
-                    Problem(
-                        str(path), "", f"the ledger cannot be written: {error.strerror}; check the folder's permissions"
-                    )
-                ]
-            ) from error
-
-    def _connect_args(self) -> dict[str, Any]:
-        return {"timeout": 30} if self.dialect == "sqlite" else {"connect_timeout": 10}
+            raise _unusable(path, f"cannot be written: {error.strerror}; check the folder's permissions") from error
 
     def _open(self) -> None:
         where = self._url.render_as_string(hide_password=True)
         try:
             with self._engine.begin() as connection:
-                if self.dialect == "postgresql":
+                if self._dialect == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(1279676243)"))  # several may start at once
-                _metadata.create_all(connection)
-                found = connection.execute(sa.select(_schema.c.schema)).scalar()
+                _schema.create(connection, checkfirst=True)
+                found = connection.scalar(sa.select(_schema.c.schema))
                 if found is None:
                     connection.execute(_schema.insert().values(schema=SCHEMA))
+                elif found > SCHEMA:
+                    what = f"has schema {found}, this program knows {SCHEMA}; use a newer Longshore or another ledger"
+                    raise _unusable(where, what)
+                _metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
-            what = f"the ledger cannot be opened: {_reason(error)}; nothing in it was changed"
-            raise ConfigError([Problem(where, "", what)]) from error
-        if found is not None and found > SCHEMA:
-            what = (
-                f"the ledger has schema {found}, this program knows {SCHEMA}: use a newer Longshore, or another ledger"
-            )
-            raise ConfigError([Problem(where, "", what)])
+            raise _unusable(where, f"cannot be opened: {_reason(error)}; nothing in it was changed") from error
 
 
 class Ledger:
@@ -189,6 +165,7 @@ class Ledger:
     def announce(self, trigger: str, source: str, *, job: str = "") -> Entry:
         """Write down that a source is about to be claimed: a new delivery, owned by this worker."""
         values = {"trigger": trigger, "source": source, "job": job, "created": self._database.now, **self._leased()}
+        values |= {"state": "waiting", "version": 1}
         while True:
             delivery = secrets.token_hex(4)
             statement = self._database.insert(_deliveries).values(id=delivery, **values).on_conflict_do_nothing()
@@ -320,21 +297,14 @@ class Tokens:
 
     def read(self, key: str) -> TokenEntry | None:
         """What is known under a key."""
-        now = self._database.now
-        columns = (
-            _tokens.c.version,
-            _tokens.c.sealed,
-            _tokens.c.expires - now,
-            _tokens.c.leader,
-            _tokens.c.lease_until - now,
-            _tokens.c.failure,
-            _tokens.c.retry_at - now,
-        )
+        now, known = self._database.now, _tokens.c
+        times = (known.expires - now, known.lease_until - now, known.retry_at - now)
+        statement = sa.select(known.version, known.sealed, known.leader, known.failure, *times).where(known.key == key)
         with self._database.read() as connection:
-            row = connection.execute(sa.select(*columns).where(_tokens.c.key == key)).first()
+            row = connection.execute(statement).first()
         if row is None:
             return None
-        version, sealed, expires_in, leader, lease_left, failure, retry_in = row
+        version, sealed, leader, failure, expires_in, lease_left, retry_in = row
         return TokenEntry(version, sealed, expires_in, leader, max(0.0, lease_left), failure, max(0.0, retry_in))
 
     def lead(self, key: str, owner: str, seconds: float) -> int | None:
@@ -387,6 +357,10 @@ class JobState:
             )
 
 
+def _unusable(where: object, what: str) -> ConfigError:
+    return ConfigError([Problem(str(where), "", f"the ledger {what}")])
+
+
 def _same(entry: Entry) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return _deliveries.c.id == entry.id, _deliveries.c.version == entry.version
 
@@ -402,7 +376,7 @@ def _why(error: Exception | None) -> dict[str, str]:
 def _tune_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where SQLAlchemy says so, see _begin_sqlite
     # FULL: a commit is on disk before the delivery's source is moved; NORMAL would lose the last ones at a power cut.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
