@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from worker.records import Chunk, Outcome, Reading, Row
 CHUNK_CHARACTERS = 16 * 2**20  # very long rows end a chunk before its number of rows does
 
 _REJECTS = ["_line", "_error", "_detail"]  # what a rejects file has behind the original columns
+_REJECTS_SUFFIX = ".rejected.csv"  # UTF-8 and commas, whatever the file was that its rows came from
 
 
 def read(path: Path, reading: Reading, opened: BinaryIO | None = None) -> Iterator[Chunk]:
@@ -26,9 +28,11 @@ def read(path: Path, reading: Reading, opened: BinaryIO | None = None) -> Iterat
 
     A header alone makes one chunk of no rows. A row that is not well-formed or not decodable becomes a rejected
     outcome. Reads ``opened`` where given, once from start to end, and closes it; one that counts or hashes what it
-    hands out says that it is not seekable, as a gzip file is read twice. The ``_line``, ``_error`` and ``_detail``
-    of a rejects file are left out. Raises ``DeliveryError`` if the file cannot be read as CSV.
+    hands out says that it is not seekable, as a gzip file is read twice. A rejects file is read as it was written,
+    without its ``_line``, ``_error`` and ``_detail``. Raises ``DeliveryError`` if the file cannot be read as CSV.
     """
+    if path.name.endswith(_REJECTS_SUFFIX):
+        reading = replace(reading, encoding=None, delimiter=",")
     with open_text(path, opened, reading.encoding) as text:
         lines = Lines(text)
         header = read_header(lines, reading.delimiter)

@@ -138,3 +138,13 @@ def test_the_roster_is_read_as_the_old_system_writes_it(examples):
     assert len(run.outcomes) == 40
     assert run.skipped == 4
     assert (run.results[0]["ward"], run.results[0]["coordinator"]) == ("Oddělení následné péče", "Małgorzata Wójcik")
+
+
+def test_rejected_roster_entries_can_be_mended_and_dropped_again_as_they_are(examples, ehr, tmp_path):
+    rejects = tmp_path / "roster-brno-3f9a1c2b.rejected.csv"
+    mended = [*ENTRY.values(), "7", "Reject", "the last day is before the first"]
+    rejects.write_text(",".join([*ENTRY, "_line", "_error", "_detail"]) + "\n" + ",".join(mended) + "\n")
+
+    run = run_job(examples["practitioner_roster"], rejects, fhir=ehr)
+
+    assert (len(run.results), run.results[0]["coordinator"]) == (3, "Dvořák")
