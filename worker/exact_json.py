@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -11,18 +10,38 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-_MAY_HOLD_A_FRACTION = re.compile(rb"\d[.eE]")
-_decode_exactly = json.JSONDecoder(parse_float=Decimal).decode
+_CONTAINERS = (dict, list)
+
+
+def _whole(digits: str) -> int | Decimal:
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else Decimal(digits)  # as orjson writes no longer int
+
+
+_decode_exactly = json.JSONDecoder(parse_float=Decimal, parse_int=_whole).decode
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse JSON; a number with a fraction or an exponent becomes a ``Decimal``. Raises ``ValueError``.
+    """Parse JSON; a number with a fraction, an exponent, or more than 64 bits becomes a ``Decimal``.
+
+    Raises ``ValueError``.
 
     ``NaN`` and ``Infinity`` are refused, as RFC 8259 section 6 does.
     """
     data = text.encode() if isinstance(text, str) else text
-    parsed = orjson.loads(data)
-    return _decode_exactly(data.decode()) if _MAY_HOLD_A_FRACTION.search(data) else parsed
+    try:
+        parsed = orjson.loads(data)
+        return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _holds_a_fraction(value: Any) -> bool:
+    if type(value) not in _CONTAINERS:
+        return type(value) is float
+    values = value.values() if type(value) is dict else value
+    kinds = set(map(type, values))
+    return float in kinds or (not kinds.isdisjoint(_CONTAINERS) and any(map(_holds_a_fraction, values)))
 
 
 def dumps(value: Any) -> bytes:

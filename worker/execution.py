@@ -37,7 +37,7 @@ class Execution:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
         except WorkerError:
             raise
-        except (Exception, SystemExit) as bug:  # noqa: BLE001 - a job may raise anything; it costs its row only
+        except BaseException as bug:  # noqa: BLE001 - a job may raise anything, even to exit; it costs its row only
             self._log_bug(bug, row.line)
             return Outcome(row.index, row.line, error=type(bug).__name__, detail=_BUG, row=row)
 
@@ -55,7 +55,7 @@ class Execution:
             return [_rejected(row, type(reject).__name__, reject.detail) for row in chunk.rows]
         except WorkerError:
             raise
-        except (Exception, SystemExit) as bug:  # noqa: BLE001 - a job may raise anything; it costs its chunk only
+        except BaseException as bug:  # noqa: BLE001 - a job may raise anything, even to exit; it costs its chunk only
             self._log_bug(bug, chunk.rows[0].line)
             return [_rejected(row, type(bug).__name__, _BUG) for row in chunk.rows]
 
@@ -66,9 +66,7 @@ class Execution:
             if (known := f"{type(bug).__name__} {where}") in self._bugs:
                 return
             self._bugs.add(known)
-        self._context.log.error(
-            "the job has a bug", job=self._job.name, error=type(bug).__name__, line=line, where=where
-        )
+        self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where)
 
 
 _BUG = "the job has a bug; the worker's log says where"
@@ -80,6 +78,8 @@ def _rejected(row: Row, error: str, detail: str) -> Outcome:
 
 def _encode(returned: Any) -> bytes:
     """A job's return value as a JSON array of objects; raises ``TypeError``, a bug, for what is neither."""
+    if type(returned) is dict:
+        return exact_json.dumps([returned])
     if returned is None:
         return b"[]"
     results = [returned] if isinstance(returned, Mapping | BaseModel) else returned

@@ -63,6 +63,11 @@ class _Stream(Generic[Item, Result]):
         self.todo.clear()
 
     @property
+    def quick(self) -> bool:
+        """Rows that only compute: a second thread would fight for the interpreter's lock with the first."""
+        return self.pace * SLICE_ITEMS < SLICE_SECONDS
+
+    @property
     def ready(self) -> bool:
         return bool(self.todo) and (self.limit is None or self.active < self.limit)
 
@@ -103,11 +108,12 @@ class Pool:
         more = True
         while True:
             stream.wake.clear()
-            while more and not stream.error and self._hungry(stream):
+            fed = more and not stream.error and self._hungry(stream)
+            if fed:
                 more = self._feed(stream, chunks)
             with self._ready:
                 over = stream.idle and (not more or stream.error is not None)
-            if not over:
+            if not fed and not over:
                 stream.wake.wait(TICK_SECONDS)
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
                 yield results
@@ -129,7 +135,7 @@ class Pool:
         with self._ready:
             stream.add(items)
             self._start_threads(len(stream.todo))
-            self._ready.notify(len(stream.todo))
+            self._ready.notify(1 if stream.quick else len(stream.todo))
         return True
 
     def _start_threads(self, wanted: int) -> None:
@@ -150,7 +156,10 @@ class Pool:
                     stream = self._streams[-1]
                     if stream.ready:
                         stream.active += 1
-                        return stream, *stream.todo.popleft()
+                        taken = stream.todo.popleft()
+                        if stream.todo and not stream.quick:
+                            self._ready.notify()
+                        return stream, *taken
                 self._ready.wait()
         return None
 
@@ -168,8 +177,6 @@ class Pool:
             stream.settle(chunk, done, items[done + (error is not None) :], seconds)
             if error:
                 stream.fail(error)
-            if stream.todo:
-                self._ready.notify()
             if stream.idle or stream.error or len(stream.todo) < self._size // 2:
                 stream.wake.set()
 
