@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, cast
 
-from worker import log
+from worker import exact_json, log
 from worker.backends.fhir import Fhir
 from worker.backends.rest import Rest
 from worker.config import nearest
@@ -37,6 +37,7 @@ class State(MutableMapping[str, Any]):
         return self._all()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
+        exact_json.dumps({key: value})  # raises here, where the job can be blamed, and not when the delivery is done
         with self._lock:
             self._changes[key] = value
 

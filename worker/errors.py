@@ -100,11 +100,7 @@ class Unauthorized(BackendError, DeliveryError):
 
 
 class Paused(WorkerError):
-    """The delivery is fine but cannot go on just now; it is put back and waits ``hold_off`` seconds."""
-
-    def __init__(self, detail: str, *, hold_off: float | None = None) -> None:
-        super().__init__(detail)
-        self.hold_off = hold_off
+    """The delivery is fine but cannot go on just now; it is put back and waits."""
 
 
 class Stopping(Paused):

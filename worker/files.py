@@ -6,12 +6,15 @@ The order is always the same: the file's data is fsynced before its name appears
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+NAME_BYTES = 220  # leaves room for what is added to a name: ids, .manifest.json, .part
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
@@ -26,6 +29,15 @@ def split_name(name: str) -> tuple[str, str]:
     if suffix.lower() == ".gz":
         suffix = Path(path.stem).suffix + suffix
     return name[: len(name) - len(suffix)] or name, suffix if len(suffix) < len(name) else ""
+
+
+def name_fault(name: str) -> str:
+    """Why a file of this name cannot be taken in; empty if it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    return f"its name is longer than {NAME_BYTES} bytes; rename it" if size > NAME_BYTES else ""
 
 
 def with_id(name: str, delivery: str) -> str:
@@ -123,8 +135,10 @@ def put_away(source: Path, folder: Path, name: str, delivery: str) -> Path:
         with suppress(FileExistsError):
             move(source, candidate)
             return candidate
+    if not filecmp.cmp(source, candidate, shallow=False):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(candidate))
     source.unlink()  # a crash came between an earlier copy to another file system and this line
-    return folder / with_id(name, delivery)
+    return candidate
 
 
 def private_folder(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ class Row(dict[str, Any]):
 
     __slots__ = ("index", "line")
 
-    def __init__(self, values: Mapping[str, Any], *, index: int = 0, line: int = 0) -> None:
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]], index: int = 0, line: int = 0) -> None:
         super().__init__(values)
         self.index = index
         self.line = line
@@ -38,7 +38,7 @@ class Row(dict[str, Any]):
     __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would cost a row several microseconds
 class Outcome:
     """What became of a row: results, a rejection, or (neither) nothing to say.
 

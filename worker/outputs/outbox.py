@@ -48,8 +48,16 @@ class OutboxPart:
         shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
         self._part = PartFile(delivery.folder / "outcomes.part", delivery.meter, sync_rows=chunk_rows)
         self._rendering = Rendering(folder, stem, shape, chunk_rows=chunk_rows, counts=delivery.counts)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the outcomes of earlier attempts."""
         for outcome in self._part.recover():
-            self._rendering.take([self._rendering.judge(outcome)])
+            judged = self._rendering.judge(outcome)
+            # A result that fits no more, as the job's columns were changed, came without its row: it is run again.
+            rejectable = judged.outcome.row or not judged.outcome.error
+            if rejectable and not self.is_done(outcome.index):
+                self._rendering.take([judged])
 
     def _is_committed(self) -> bool:
         if not self._manifest.exists():
@@ -74,7 +82,11 @@ class OutboxPart:
         self._delivery.guard()
         for output in outputs:
             _publish(output.target)
-        files.write(self._manifest, exact_json.dumps(self._describe([output.describe() for output in outputs])) + b"\n")
+        manifest = self._describe([output.describe() for output in outputs])
+        try:
+            files.write(self._manifest, exact_json.dumps(manifest) + b"\n")
+        except FileExistsError:
+            raise _taken(self._manifest) from None
 
     def _describe(self, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         delivery, counts = self._delivery, self._delivery.counts
@@ -117,7 +129,11 @@ def _publish(target: Path) -> None:
         files.publish(target)
     except FileExistsError:
         if _sha256(target) != _sha256(files.hidden(target)):
-            raise DeliveryError(f"{target} exists with other content; move it away, then: longshore retry") from None
+            raise _taken(target) from None
+
+
+def _taken(target: Path) -> DeliveryError:
+    return DeliveryError(f"{target} exists with other content; move it away, then: longshore retry")
 
 
 def _sha256(path: Path) -> str:

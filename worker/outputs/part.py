@@ -61,7 +61,7 @@ class PartFile:
         if sent != self._sent:
             self._sent = sent
             lines.append(exact_json.dumps({"calls": sent[0], "token_requests": sent[1]}))
-        self._write(b"\n".join(lines) + b"\n")
+        self._write(b"".join(line + b"\n" for line in lines))
         if self._unsynced >= self._sync_rows or self._clock() - self._synced_at >= SYNC_SECONDS:
             self.sync()
 

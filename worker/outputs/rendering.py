@@ -12,18 +12,14 @@ from worker.outputs.table import REJECT_COLUMNS, InOrder, OutputFile, Results, c
 from worker.records import Counts, Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Judged:
     """An outcome with its results parsed; ``final``: the results' columns were known, so it stays what it is."""
 
+    index: int
     outcome: Outcome
     results: list[dict[str, Any]]
     final: bool
-
-    @property
-    def index(self) -> int:
-        """The row's place in the delivery."""
-        return self.outcome.index
 
 
 class Rendering:
@@ -38,7 +34,7 @@ class Rendering:
         self._chunk_rows = chunk_rows
         self._counts = counts
         self._ordered: InOrder[Judged] = InOrder()
-        self._first: list[Judged] = []  # the results that the columns will be taken from
+        self._first: list[Judged] = []  # from the first results on, until the columns are taken from them
         self._results: OutputFile | None = None
         self._rejects: OutputFile | None = None
         if shape.known:
@@ -53,12 +49,12 @@ class Rendering:
         results = exact_json.loads(outcome.results)
         why = self._shape.misfit(results) if self._shape.known else ""
         if why:
-            return Judged(replace(outcome, results=b"[]", error="Reject", detail=why), [], final=True)
-        return Judged(outcome, results, final=self._shape.known or not results)
+            return Judged(outcome.index, replace(outcome, results=b"[]", error="Reject", detail=why), [], final=True)
+        return Judged(outcome.index, outcome, results, final=self._shape.known or not results)
 
     def take(self, judged: Iterable[Judged]) -> None:
         """Take outcomes; those whose turn it is are written."""
-        ready = [one for each in judged for one in self._ordered.push(each)]
+        ready = self._ordered.push(judged)
         if self._shape.known:
             self._write(ready)
             return
@@ -67,7 +63,7 @@ class Rendering:
                 self._learn()
                 self._write(ready[position:])
                 return
-            if one.results:
+            if self._first or one.results:
                 self._first.append(one)
             else:
                 self._write([one])

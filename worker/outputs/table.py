@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from worker import exact_json, files
 from worker.records import Outcome
@@ -35,12 +36,15 @@ class InOrder(Generic[T]):
         self._waiting: dict[int, T] = {}
         self._next = 0
 
-    def push(self, thing: T) -> Iterator[T]:
-        """Take one; yields those whose turn it is now."""
-        self._waiting[thing.index] = thing
-        while (ready := self._waiting.pop(self._next, None)) is not None:
+    def push(self, things: Iterable[T]) -> list[T]:
+        """Take some; gives back those whose turn it is now."""
+        waiting, ready = self._waiting, []
+        for thing in things:
+            waiting[thing.index] = thing
+        while (thing_next := waiting.pop(self._next, None)) is not None:
             self._next += 1
-            yield ready
+            ready.append(thing_next)
+        return ready
 
     def __contains__(self, index: int) -> bool:
         return index < self._next or index in self._waiting
@@ -86,8 +90,9 @@ class OutputFile:
 
     def discard(self) -> None:
         """Remove it."""
-        self._file.close()
         files.hidden(self.target).unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk does not take the rest, which nobody wants
+            self._file.close()
 
 
 class Results:
@@ -99,6 +104,7 @@ class Results:
     def __init__(self, columns: Sequence[str] | None, *, spreadsheet_safe: bool) -> None:
         self.known = bool(columns)
         self.columns = tuple(columns or ())
+        self._columns = set(self.columns)
         self.resources = False
         self._declared = bool(columns)
         self._safe = spreadsheet_safe
@@ -112,16 +118,18 @@ class Results:
                 self.resources = resource
             if not resource and not self.resources:
                 columns |= dict.fromkeys(result)
-        self.known, self.columns = True, tuple(columns)
+        self.known, self.columns, self._columns = True, tuple(columns), set(columns)
 
     def misfit(self, results: Iterable[Mapping[str, Any]]) -> str:
         """Why a row's results cannot stand in this file, if so: nothing is ever dropped in silence."""
         return next((why for result in results if (why := self._misfit(result))), "")
 
     def _misfit(self, result: Mapping[str, Any]) -> str:
+        if not self.resources and result.keys() <= self._columns:
+            return ""
         if self.resources != self._is_resource(result):
             return "FHIR resources and plain results cannot stand in one file"
-        if self.resources or result.keys() <= set(self.columns):
+        if self.resources:
             return ""
         strange = ", ".join(repr(key) for key in result if key not in self.columns)
         return f"the result has a column that the first rows did not have: {strange}; list all in @job(columns=[...])"
@@ -142,11 +150,8 @@ class Results:
         """Some results as lines of the file."""
         if self.resources:
             return b"".join(exact_json.dumps(result) + b"\n" for result in results)
-        return csv_lines([self._cell(result.get(column)) for column in self.columns] for result in results)
-
-    def _cell(self, value: Any) -> str:
-        text = cell(value)
-        return f"'{text}" if self._safe and isinstance(value, str) and text.startswith(_FORMULA) else text
+        written = _safe_cell if self._safe else cell
+        return csv_lines([written(value) for value in map(result.get, self.columns)] for result in results)
 
 
 def render_rejects(outcomes: Iterable[Outcome]) -> bytes:
@@ -156,7 +161,7 @@ def render_rejects(outcomes: Iterable[Outcome]) -> bytes:
 
 def cell(value: Any) -> str:
     """A JSON value as the text of a CSV field: strings and numbers as they are, nothing for null, JSON for the rest."""
-    if isinstance(value, str):
+    if type(value) is str:
         return value
     if value is None:
         return ""
@@ -165,8 +170,21 @@ def cell(value: Any) -> str:
     return exact_json.dumps(value).decode()
 
 
-def csv_lines(rows: Iterable[Iterable[str]]) -> bytes:
+def _safe_cell(value: Any) -> str:
+    """The same, for a spreadsheet: text that it would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else cell(value)
+
+
+def csv_lines(rows: Iterable[Sequence[str]]) -> bytes:
     """RFC 4180 with UTF-8 and bare line feeds."""
+    rows = list(rows)
+    text = _written(rows, csv.QUOTE_MINIMAL)
+    if "\r" in text:  # Python's writer takes a lone carriage return for an ordinary character; most readers do not
+        text = "".join(_written([row], csv.QUOTE_ALL if "\r" in "".join(row) else csv.QUOTE_MINIMAL) for row in rows)
+    return text.encode()
+
+
+def _written(rows: Iterable[Sequence[str]], quoting: Literal[0, 1]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
+    return text.getvalue()

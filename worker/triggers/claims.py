@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from errno import EXDEV
+from errno import EINVAL, EXDEV
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +57,8 @@ class Claims:
 
     def copy(self, path: Path, *, job: str = "") -> Opening:
         """Make a delivery of a copy of a file, which stays where it is. Raises ``OSError``."""
+        if fault := files.name_fault(path.name):
+            raise OSError(EINVAL, fault, str(path))
         entry = self._ledger.announce("process", path.name, job=job)
         try:
             files.private_folder(self._folders.input(entry).parent)

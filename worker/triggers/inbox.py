@@ -23,7 +23,7 @@ from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHand
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from worker import log
+from worker import files, log
 from worker.errors import DeliveryError, Paused, sentence
 from worker.jobs import Jobs
 from worker.sockets import Submit
@@ -32,6 +32,10 @@ from worker.triggers.claims import Claims
 PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*.lock", "*.lck")
 QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
 AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
+
+_STUCK = "the inbox cannot be worked off"
+_NO_EVENTS = "no events from the inbox: it is looked through at an interval"
+_LEFT_ALONE = "left alone in the inbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Inbox:
         self._looks: dict[str, Look] = {}
         self._renamed: set[str] = set()
         self._events = Events()
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._watch, name="inbox")
         self._log = log.get_logger()
@@ -93,7 +97,7 @@ class Inbox:
     def _watch(self) -> None:
         while not self._stopping:
             if trouble := self._events.listen(self._folder):
-                self._warn("events", "no events from the inbox: it is looked through at an interval", reason=trouble)
+                self._warn(_NO_EVENTS, str(self._folder), trouble)
             sweep = self.sweep()
             if not sweep.more:
                 self._events.wait(self._settle_seconds if sweep.settling or trouble else QUIET_SECONDS)
@@ -107,21 +111,26 @@ class Inbox:
             for opening in due:
                 self._submit(opening)
             complete, settling = self._sorted_out(list(self._candidates()))
-            for look in complete[:AT_A_LOOK]:
-                if self._stopping:
-                    break
-                self._take(look.path)
-            self._warned.discard("inbox")
+            taken = sum(self._take(look.path) for look in complete[:AT_A_LOOK])
+            self._warned.discard((_STUCK, str(self._folder)))
         except (OSError, Paused) as error:
-            self._warn("inbox", "the inbox cannot be worked off", folder=str(self._folder), reason=sentence(error))
+            self._warn(_STUCK, str(self._folder), sentence(error))
             return Sweep(0, more=False, settling=False)
-        return Sweep(len(due) + len(complete), more=len(complete) > AT_A_LOOK, settling=settling)
+        return Sweep(len(due) + taken, more=len(complete) > AT_A_LOOK, settling=settling)
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path) -> bool:
+        if self._stopping:
+            return False
         self._renamed.discard(path.name)
         self._looks.pop(path.name, None)
-        if opening := self._claims.claim(path):
+        try:
+            opening = self._claims.claim(path)
+        except OSError as error:  # this one cannot be moved; the others need not wait for it
+            self._warn(_LEFT_ALONE, path.name, sentence(error))
+            return False
+        if opening:
             self._submit(opening)
+        return opening is not None
 
     def _candidates(self) -> Iterator[Look]:
         now = self._clock()
@@ -132,15 +141,10 @@ class Inbox:
                     continue
                 with suppress(FileNotFoundError):  # another worker was faster
                     found = entry.stat(follow_symlinks=False)
-                    if self._is_usable(Path(entry.path), found):
+                    if fault := _fault(entry, found):
+                        self._warn(_LEFT_ALONE, entry.name, fault)
+                    else:
                         yield Look(Path(entry.path), found.st_size, found.st_mtime_ns, now)
-
-    def _is_usable(self, path: Path, found: os.stat_result) -> bool:
-        if stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK):
-            return True
-        kind = "may not be read" if stat.S_ISREG(found.st_mode) else "is no regular file (a link, a folder, a pipe)"
-        self._warn(path.name, "left alone in the inbox", name=path.name, reason=f"it {kind}")
-        return False
 
     def _sorted_out(self, found: list[Look]) -> tuple[list[Look], bool]:
         """Complete files, oldest first, and whether others are still settling."""
@@ -169,10 +173,19 @@ class Inbox:
         except DeliveryError:
             return None  # it will say so when it is run
 
-    def _warn(self, once: str, event: str, **facts: str) -> None:
-        if once not in self._warned:
-            self._warned.add(once)
-            self._log.warning(event, **facts)
+    def _warn(self, event: str, name: str, reason: str) -> None:
+        if (event, name) not in self._warned:
+            self._warned.add((event, name))
+            self._log.warning(event, name=name, reason=reason)
+
+
+def _fault(entry: os.DirEntry[str], found: os.stat_result) -> str:
+    """Why something in the inbox cannot be taken; empty if it can."""
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no regular file (a link, a folder, a pipe)"
+    if not os.access(entry.path, os.R_OK):
+        return "it may not be read"
+    return files.name_fault(entry.name)
 
 
 class Events(FileSystemEventHandler):

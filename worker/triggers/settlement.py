@@ -130,22 +130,28 @@ class Settlement:
         source, folder, name = self._folders.input(entry), self._folders.failed, entry.source
         if not source.exists():
             return
-        if (folder / name).exists() or _is_others(folder / f"{name}.error.json", entry):
+        ours = (folder / name).exists() and (folder / name).samefile(source)  # a crash came in the middle of the move
+        if not ours and ((folder / name).exists() or _told(folder / f"{name}.error.json") not in (None, entry.id)):
             name = files.with_id(name, entry.id)
         with suppress(FileExistsError):  # a crash came between this and the next line
             files.write(folder / f"{name}.error.json", exact_json.dumps(_reason(entry)) + b"\n")
         files.put_away(source, folder, name, entry.id)
 
     def reopen(self, entry: Entry) -> bool:
-        """Put a failed delivery back among the waiting; False if its file is no longer in failed/."""
+        """Put a failed delivery back among the waiting; False if it did not fail, or its file is gone from failed/."""
+        if entry.state != "failed":
+            return False
+        source = self._folders.input(entry)
         for name in (files.with_id(entry.source, entry.id), entry.source):
-            reason = self._folders.failed / f"{name}.error.json"
-            if (self._folders.failed / name).exists() and not _is_others(reason, entry):
-                files.private_folder(self._folders.input(entry).parent)
-                files.move(self._folders.failed / name, self._folders.input(entry))
-                reason.unlink(missing_ok=True)
-                return self._ledger.reopen(entry)
-        return False
+            place, reason = self._folders.failed / name, self._folders.failed / f"{name}.error.json"
+            told = _told(reason)
+            if told not in (None, entry.id):
+                continue
+            if place.exists() and (told or not source.exists()):
+                files.private_folder(source.parent)
+                files.move(place, source)
+            reason.unlink(missing_ok=True)
+        return source.exists() and self._ledger.reopen(entry)
 
 
 def _reason(entry: Entry) -> dict[str, object]:
@@ -161,11 +167,11 @@ def _reason(entry: Entry) -> dict[str, object]:
     }
 
 
-def _is_others(reason: Path, entry: Entry) -> bool:
-    """Whether an error.json tells of another delivery."""
+def _told(reason: Path) -> str | None:
+    """The delivery that an error.json tells of: None if there is no such file, "" if it says nothing of the kind."""
     try:
-        return bool(exact_json.loads(reason.read_bytes())["delivery"] != entry.id)
+        return str(exact_json.loads(reason.read_bytes())["delivery"])
     except FileNotFoundError:
-        return False
+        return None
     except (ValueError, KeyError, TypeError):
-        return True
+        return ""

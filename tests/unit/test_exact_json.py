@@ -1,0 +1,108 @@
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from worker import exact_json
+
+
+class Plan(BaseModel):
+    name: str
+    note: str | None = None
+
+
+class View(Mapping):
+    def __getitem__(self, key):
+        return {"a": 1}[key]
+
+    def __iter__(self):
+        return iter(["a"])
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"1.10",
+        b"-0.0",
+        b'{"price":100.00,"rates":[0.1,0.10]}',
+        b"123456789012345678901234567890",
+        b"-9223372036854775809",
+        b'{"a":{"b":[{"c":1.50}]}}',
+        b"0.1000000000000000055511151231257827",
+        b"18446744073709551615",
+        b'{"text":"1.5 and 2e5","whole":7,"no":null,"yes":true}',
+    ],
+)
+def test_numbers_come_back_as_they_were_written(text):
+    assert exact_json.dumps(exact_json.loads(text)) == text
+
+
+def test_a_fraction_is_a_decimal_and_a_whole_number_an_int():
+    assert exact_json.loads('{"a":1.10,"b":7}') == {"a": Decimal("1.10"), "b": 7}
+    assert type(exact_json.loads("7")) is int
+
+
+def test_an_exponent_is_kept_in_value():
+    assert exact_json.loads("1.5e3") == 1500
+    assert exact_json.dumps(exact_json.loads("1.5e3")) == b"1.5E+3"
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", '{"a": NaN, "b": 1.5}', "", "{", "1.", '"\\ud800"', b"\xff"])
+def test_what_is_no_json_is_refused(text):
+    with pytest.raises(ValueError):
+        exact_json.loads(text)
+
+
+@pytest.mark.parametrize("inside", ["1", "1.5"])
+@pytest.mark.parametrize("depth", [990, 1_000, 100_000])
+def test_json_that_is_nested_too_deeply_is_refused_in_order(inside, depth):
+    with pytest.raises(ValueError):
+        exact_json.loads("[" * depth + inside + "]" * depth + "]")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime(2026, 11, 23, 2, 0, 4, tzinfo=UTC), b'"2026-11-23T02:00:04+00:00"'),
+        (date(2026, 11, 23), b'"2026-11-23"'),
+        (Plan(name="basic"), b'{"name":"basic"}'),
+        ([Plan(name="a", note="b")], b'[{"name":"a","note":"b"}]'),
+        (View(), b'{"a":1}'),
+        ({"b", "a"}, b'["a","b"]'),
+        (frozenset([2, 1]), b"[1,2]"),
+        ({1: "a"}, b'{"1":"a"}'),
+        (np.int64(7), b"7"),
+        ("two\nlines", b'"two\\nlines"'),
+    ],
+)
+def test_what_jobs_return_has_a_json_form(value, text):
+    assert exact_json.dumps(value) == text
+
+
+@pytest.mark.parametrize("value", [object(), Decimal("NaN"), Decimal("-Infinity"), {"a": {1, "b"}}, 2**64])
+def test_what_has_no_json_form_is_a_type_error(value):
+    with pytest.raises(TypeError):
+        exact_json.dumps(value)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.text()
+        | st.decimals(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,
+    )
+)
+def test_every_value_comes_back_equal(value):
+    assert exact_json.loads(exact_json.dumps(value)) == value

@@ -1,0 +1,194 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from worker import files
+
+
+@pytest.fixture
+def one_file_system():
+    pass
+
+
+@pytest.fixture
+def other_file_system(monkeypatch, tmp_path):
+    """Makes the archive lie on a file system of its own."""
+    archive, link = tmp_path / "archive", os.link
+
+    def refuse(source, target, **options):
+        if Path(target).parent == archive != Path(source).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "suffix"),
+    [
+        ("clients.csv", "clients", ".csv"),
+        ("clients.csv.gz", "clients", ".csv.gz"),
+        ("clients.gz", "clients", ".gz"),
+        ("a.b.csv", "a.b", ".csv"),
+        ("clients", "clients", ""),
+        (".csv", ".csv", ""),
+        ("two words $1 čaj.CSV.GZ", "two words $1 čaj", ".CSV.GZ"),
+    ],
+)
+def test_a_name_has_a_stem_and_a_suffix(name, stem, suffix):
+    assert files.split_name(name) == (stem, suffix)
+
+
+def test_the_id_goes_before_the_suffix():
+    assert files.with_id("clients.csv.gz", "3f9a1c2b") == "clients-3f9a1c2b.csv.gz"
+
+
+@pytest.mark.parametrize("name", ["clients.csv", "č" * 110])
+def test_ordinary_names_have_no_fault(name):
+    assert files.name_fault(name) == ""
+
+
+def test_a_name_that_leaves_no_room_for_an_id_is_a_fault():
+    assert "longer than 220 bytes" in files.name_fault("č" * 111)
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault():
+    assert "not UTF-8" in files.name_fault(os.fsdecode(b"a\xff.csv"))
+
+
+def test_a_written_file_is_whole_and_leaves_nothing_beside_it(tmp_path):
+    files.write(tmp_path / "a.json", b"{}")
+    assert (tmp_path / "a.json").read_bytes() == b"{}"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_file_is_hidden_until_it_is_published(tmp_path):
+    target = tmp_path / "a.csv"
+    with files.aside(target) as file:
+        file.write(b"data")
+        assert names(tmp_path) == [".a.csv.part"]
+    files.publish(target)
+    assert names(tmp_path) == ["a.csv"]
+
+
+def test_what_an_earlier_owner_still_writes_goes_nowhere(tmp_path):
+    target = tmp_path / "a.csv"
+    with files.hidden(target).open("wb") as slow:
+        with files.aside(target) as file:
+            file.write(b"new")
+            slow.write(b"old")
+            slow.flush()
+        files.publish(target)
+    assert target.read_bytes() == b"new"
+
+
+def test_writing_overwrites_nothing(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        files.write(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").read_bytes() == b"old"
+
+
+def test_without_hard_links_writing_overwrites_nothing_either(tmp_path, no_hard_links):
+    files.write(tmp_path / "a.json", b"old")
+    with pytest.raises(FileExistsError):
+        files.write(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").read_bytes() == b"old"
+
+
+def test_an_error_of_the_file_system_is_not_taken_for_missing_links(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        files.write(tmp_path / "a.json", b"{}")
+    assert names(tmp_path) == [".a.json.part"]
+
+
+@pytest.mark.parametrize("file_system", ["one_file_system", "other_file_system", "no_hard_links"])
+def test_a_file_is_moved(tmp_path, request, file_system):
+    request.getfixturevalue(file_system)
+    source, target = tmp_path / "a.csv", tmp_path / "archive" / "a.csv"
+    target.parent.mkdir()
+    source.write_bytes(b"data")
+    os.utime(source, (1_000_000, 1_000_000))
+    files.move(source, target)
+    assert (target.read_bytes(), target.stat().st_mtime) == (b"data", 1_000_000)
+    assert (names(tmp_path), names(target.parent)) == (["archive"], ["a.csv"])
+
+
+@pytest.mark.parametrize("file_system", ["one_file_system", "other_file_system", "no_hard_links"])
+def test_a_move_overwrites_nothing(tmp_path, request, file_system):
+    request.getfixturevalue(file_system)
+    source, target = tmp_path / "a.csv", tmp_path / "archive" / "a.csv"
+    target.parent.mkdir()
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        files.move(source, target)
+    assert (source.read_bytes(), target.read_bytes()) == (b"new", b"old")
+
+
+def test_a_move_that_a_crash_left_half_done_is_finished(tmp_path):
+    source, target = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_bytes(b"data")
+    target.hardlink_to(source)
+    files.move(source, target)
+    assert names(tmp_path) == ["b.csv"]
+
+
+def test_a_source_is_put_away_under_its_own_name(tmp_path):
+    source, archive = tmp_path / "x", tmp_path / "archive"
+    archive.mkdir()
+    source.write_bytes(b"data")
+    assert files.put_away(source, archive, "a.csv", "3f9a1c2b") == archive / "a.csv"
+    assert not source.exists()
+
+
+def test_a_source_whose_name_is_taken_is_put_away_with_its_id(tmp_path):
+    source, archive = tmp_path / "x", tmp_path / "archive"
+    archive.mkdir()
+    (archive / "a.csv").write_bytes(b"data")
+    source.write_bytes(b"data")
+    assert files.put_away(source, archive, "a.csv", "3f9a1c2b") == archive / "a-3f9a1c2b.csv"
+    assert names(archive) == ["a-3f9a1c2b.csv", "a.csv"]
+
+
+def test_a_source_that_was_copied_away_before_a_crash_is_only_removed(tmp_path):
+    source, archive = tmp_path / "x", tmp_path / "archive"
+    archive.mkdir()
+    (archive / "a.csv").write_bytes(b"other")
+    (archive / "a-3f9a1c2b.csv").write_bytes(b"data")
+    source.write_bytes(b"data")
+    assert files.put_away(source, archive, "a.csv", "3f9a1c2b") == archive / "a-3f9a1c2b.csv"
+    assert not source.exists()
+
+
+def test_a_source_is_kept_where_both_its_names_are_taken_by_others(tmp_path):
+    source, archive = tmp_path / "x", tmp_path / "archive"
+    archive.mkdir()
+    (archive / "a.csv").write_bytes(b"other")
+    (archive / "a-3f9a1c2b.csv").write_bytes(b"another")
+    source.write_bytes(b"data")
+    with pytest.raises(FileExistsError):
+        files.put_away(source, archive, "a.csv", "3f9a1c2b")
+    assert source.read_bytes() == b"data"
+
+
+def test_a_private_folder_is_for_its_owner_only(tmp_path):
+    assert files.private_folder(tmp_path / "a").stat().st_mode & 0o777 == 0o700
