@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from worker import exact_json
+from worker.declare import Job
+from worker.ledger import Ledger
+from worker.outputs.outbox import stamp
 from worker.records import Entry
 
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
     """The manifest of a done delivery; of any other, what became of it up to now and why."""
-    if entry.state == "done" and (manifest := manifest_of(entry, outbox)):
-        return manifest
-    return line(entry)
+    return (manifest_of(entry, outbox) if entry.state == "done" else None) or line(entry)
 
 
 def line(entry: Entry) -> dict[str, Any]:
@@ -31,6 +32,28 @@ def line(entry: Entry) -> dict[str, Any]:
     }
 
 
+def full(entry: Entry, outbox: Path) -> dict[str, Any]:
+    """Everything that is known of a delivery: its line, its times, its input, and the manifest, None without one."""
+    return {
+        **line(entry),
+        "sha256": entry.sha256,
+        "bytes": entry.bytes,
+        "created": moment(entry.created),
+        "started": moment(entry.started),
+        "finished": moment(entry.finished),
+        "not_before": moment(entry.not_before),
+        "manifest": manifest_of(entry, outbox),
+    }
+
+
+def matching(ledger: Ledger, beginning: str) -> list[Entry]:
+    """The deliveries whose id begins so, among the newest ten thousand; the one with just this id alone."""
+    try:
+        return [ledger.get(beginning)]
+    except KeyError:
+        return [entry for entry in ledger.entries(limit=10_000) if entry.id.startswith(beginning)]
+
+
 def manifest_of(entry: Entry, outbox: Path) -> dict[str, Any] | None:
     """The manifest, as long as it lies in the outbox."""
     for file in outbox.glob(f"*-{entry.id}.manifest.json"):
@@ -39,6 +62,19 @@ def manifest_of(entry: Entry, outbox: Path) -> dict[str, Any] | None:
     return None
 
 
-def moment(seconds: float | None) -> str:
-    """A time of the ledger for a person."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else ""
+def moment(seconds: float | None) -> str | None:
+    """A time of the ledger as the contracts write it; None if there was none."""
+    return stamp(datetime.fromtimestamp(seconds, UTC)) if seconds else None
+
+
+def job(job: Job[..., Any]) -> dict[str, Any]:
+    """A job and what it takes."""
+    return {
+        "job": job.name,
+        "files": job.files,
+        "queue": job.queue,
+        "schedule": job.schedule,
+        "enabled": job.enabled,
+        "doc": job.doc.partition("\n")[0],
+        "place": job.place,
+    }

@@ -1,11 +1,31 @@
-"""What ``longshore check`` looks at."""
+"""What ``longshore check`` looks at: everything that a worker will need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
-from worker.app import Project
-from worker.errors import ConfigError, Problem
+from worker import auth, backends
+from worker.app import Project, open_ledger
+from worker.auth import Credential, MemoryTokenStore, TokenStore
+from worker.config import Settings
+from worker.declare import Job
+from worker.errors import ConfigError, Problem, WorkerError
+from worker.records import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what kind it is, its name, whether it is good, and a sentence."""
+
+    what: str
+    name: str
+    ok: bool
+    detail: str
 
 
 def refuse_unsupported(project: Project) -> None:
@@ -22,3 +42,84 @@ def unsupported(project: Project) -> Iterator[Problem]:
         if job.schedule:
             what = "schedules are not supported yet by this version; remove it, or set enabled = false"
             yield Problem(job.place, f"{job.name}: schedule", what)
+
+
+def check(config: Path | None) -> Iterator[Check]:
+    """Look at everything, each as soon as the one before is done; a mistake in one hides no other's."""
+    try:
+        project = Project.load(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Check("configuration", problem.key or problem.where, ok=False, detail=str(problem))
+        return
+    yield Check("configuration", project.settings.path.name, ok=True, detail=str(project.settings.path))
+    for problem in unsupported(project):
+        yield Check("configuration", problem.key, ok=False, detail=str(problem))
+    for job in project.jobs.values():
+        yield Check("job", job.name, ok=True, detail=_triggers(job))
+    yield from _folders(project.settings)
+    yield from _connections(project.settings)
+
+
+def _triggers(job: Job[..., object]) -> str:
+    if not job.enabled:
+        return "not enabled"
+    named = {"files": ", ".join(job.files), "queue": job.queue, "schedule": job.schedule}
+    return "; ".join(f"{name}: {value}" for name, value in named.items() if value) or "no trigger, only `process --job`"
+
+
+def _folders(settings: Settings) -> Iterator[Check]:
+    worker = settings.worker
+    named = {"inbox": worker.inbox, "outbox": worker.outbox, "archive": worker.archive, "failed": worker.failed}
+    for name, folder in (named | {"work": settings.work}).items():
+        yield Check("folder", name, *_usable(folder))
+
+
+def _usable(folder: Path) -> tuple[bool, str]:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        return False, f"{there} is no folder; move it away, or name another folder"
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        return False, f"{there} cannot be written; give this user the permission"
+    return True, str(folder) if there == folder else f"{folder} (will be made)"
+
+
+def _connections(settings: Settings) -> Iterator[Check]:
+    owner = secrets.token_hex(8)
+    with ExitStack() as closing:
+        tokens: TokenStore = MemoryTokenStore()
+        try:
+            ledger = closing.enter_context(open_ledger(settings, owner))
+            known = sum(ledger.counts().values())
+        except WorkerError as error:
+            yield Check("ledger", "state", ok=False, detail=error.detail)
+        else:
+            tokens = ledger.tokens
+            yield Check("ledger", "state", ok=True, detail=f"{known} deliveries")
+        credentials: dict[str, Credential] = {}
+        for name in settings.auth:
+            yield _auth(name, settings, tokens, owner, credentials)
+        for name in settings.backends:
+            yield _backend(name, settings, credentials)
+
+
+def _auth(name: str, settings: Settings, tokens: TokenStore, owner: str, credentials: dict[str, Credential]) -> Check:
+    try:
+        credentials[name] = auth.open_credential(name, settings.auth[name], tokens, owner=owner)
+        return Check("auth", name, ok=True, detail=credentials[name].check(Meter()))
+    except WorkerError as error:
+        return Check("auth", name, ok=False, detail=error.detail)
+
+
+def _backend(name: str, settings: Settings, credentials: Mapping[str, Credential]) -> Check:
+    each = settings.backends[name]
+    if each.auth and each.auth not in credentials:
+        return Check("backend", name, ok=False, detail=f"cannot be asked without its auth, {each.auth}")
+    credential = credentials[each.auth] if each.auth else None
+    backend = backends.open_backend(name, each, credential, threads=1)
+    try:
+        return Check("backend", name, ok=True, detail=backend.check())
+    except WorkerError as error:
+        return Check("backend", name, ok=False, detail=error.detail)
+    finally:
+        backend.close()

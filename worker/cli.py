@@ -1,27 +1,27 @@
-"""The command line: arguments, signals, exit codes.
+"""The command line: arguments and exit codes.
 
-0 is done, 1 at least one delivery failed (or a backend said no), 2 usage or configuration.
+0 is done, 1 at least one delivery failed or a backend said no, 2 usage or configuration. What a command needs is
+imported inside it, so that `longshore --help` does not wait for pandas.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 
+from worker.arguments import CONFIG, FAILED, JSON, MISUSED, Config, Json, check_name, load_project, misused, short
+from worker.errors import ConfigError, WorkerError, sentence
+from worker.inquiries import call, check, jobs, retry, show, status, token
+
 if TYPE_CHECKING:
     from worker.app import App, Project
-    from worker.config import Settings
-
-FAILED, MISUSED = 1, 2
-ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
+    from worker.screens import Bars
 
 app = typer.Typer(
     help="A worker for files, queues and schedules: rows in, backends asked, combined results out.",
@@ -33,23 +33,20 @@ app = typer.Typer(
 
 def main() -> None:
     """The ``longshore`` command."""
-    from worker import screens
-    from worker.errors import ConfigError, WorkerError, sentence
-
     try:
         app(prog_name="longshore")
     except ConfigError as error:
-        for problem in error.problems:
-            screens.complain(str(problem))
-        sys.exit(MISUSED)
+        _fail(*map(str, error.problems), code=MISUSED)
     except (WorkerError, OSError) as error:
-        screens.complain(sentence(error))
-        sys.exit(FAILED)
+        _fail(sentence(error), code=FAILED)
 
 
-def _or_before(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """The option stands after the command, or before it."""
-    return value or (context.parent and context.parent.params.get(str(parameter.name)))
+def _fail(*complaints: str, code: int) -> NoReturn:
+    from worker import screens
+
+    for complaint in complaints:
+        screens.complain(complaint)
+    sys.exit(code)
 
 
 def _version(asked: bool) -> None:
@@ -60,22 +57,86 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-Config = Annotated[Path | None, typer.Option("--config", callback=_or_before, help="The project's longshore.toml.")]
-Json = Annotated[bool, typer.Option("--json", callback=_or_before, help="Write JSON, for programs.")]
-
-
 @app.callback()
 def everywhere(
-    config: Annotated[  # noqa: ARG001 - read by _or_before, as is json
-        Path | None, typer.Option("--config", envvar="LONGSHORE_CONFIG", help="The project's longshore.toml.")
+    config: Annotated[  # noqa: ARG001 - see arguments._or_before
+        Path | None, typer.Option("--config", metavar="PATH", envvar="LONGSHORE_CONFIG", help=CONFIG)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")] = False,  # noqa: ARG001
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version.")] = False,
+    json: Annotated[bool, typer.Option("--json", help=JSON)] = False,  # noqa: ARG001
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
 ) -> None:
     """What may stand before every command."""
     from worker import log
 
     log.configure("warning", stream=sys.stderr)
+
+
+@app.command()
+def demo(
+    json: Json = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C, for files of your own.")] = False,
+) -> None:
+    """See it work: sample files, run through a sandbox's backends, in the new folder ./demo."""
+    from worker import accounts, screens
+    from worker import demo as tour
+    from worker.sandbox import Sandbox
+
+    with Sandbox() as sandbox:
+        project = load_project(tour.make(Path("demo"), sandbox.settings_toml()))
+        log_file = project.settings.root / "worker.log"
+        with (
+            log_file.open("w") as stream,
+            screens.Bars(shown=_is_watched(json)) as bars,
+            _worker(project, bars, log_to=stream) as worker,
+            tour.running(worker),
+        ):
+            tour.drop_samples(worker)
+            entries = sorted(worker.ledger.entries(), key=lambda entry: entry.created)
+            found = [accounts.account(entry, project.settings.worker.outbox) for entry in entries]
+            totals = tour.totals(found)
+            if json:
+                screens.say_json({"folder": str(project.settings.root), "deliveries": found, **totals})
+            else:
+                screens.demo(found, totals, short(project.settings.root), kept=keep)
+            if keep:
+                worker.stop.wait()
+
+
+@app.command()
+def init(name: Annotated[Path, typer.Argument(metavar="NAME", help="The folder to make.")], json: Json = False) -> None:
+    """Make a project folder with a job that works against `longshore sandbox`."""
+    from worker import scaffold, screens
+    from worker.sandbox import DEFAULT_PORTS, Addresses
+
+    scaffold.init(name, Addresses(*DEFAULT_PORTS).settings_toml())
+    if json:
+        screens.say_json({"folder": str(name.resolve())})
+    else:
+        screens.say(f"{name} is a new project. Next:\n\n    cd {name}\n{scaffold.NEXT_STEPS}")
+
+
+@app.command()
+def sandbox(
+    json: Json = False,
+    port: Annotated[int, typer.Option(min=1, max=65533, help="The first of three ports in a row.")] = 8801,
+    latency: Annotated[float, typer.Option(min=0.0, help="Seconds that every answer takes.")] = 0.0,
+) -> None:
+    """An OAuth server and two backends on this machine, until Ctrl-C."""
+    from worker import screens
+    from worker.sandbox import Sandbox
+    from worker.stopping import stopped_by_signals
+
+    stop = threading.Event()
+    with stopped_by_signals(stop), Sandbox((port, port + 1, port + 2), latency=latency) as servers:
+        addresses = {"oauth": servers.oauth_url, "billing": servers.billing_url, "fhir": servers.fhir_url}
+        if json:
+            screens.say_json(addresses)
+        else:
+            screens.say("\n".join(f"{name:<8}{url}" for name, url in addresses.items()))
+            screens.say(f"\nFor longshore.toml:\n\n{servers.settings_toml()}\nCtrl-C ends it.")
+        stop.wait()
 
 
 @app.command()
@@ -87,9 +148,9 @@ def run(
     """The worker: watches the inbox until SIGTERM or Ctrl-C, then finishes the rows under way."""
     from worker import checks, screens
 
-    project = _load(config)
+    project = load_project(config)
     checks.refuse_unsupported(project)
-    with screens.Bars(shown=once and not json and sys.stderr.isatty()) as bars, _worker(project, bars, json) as worker:
+    with screens.Bars(shown=once and _is_watched(json)) as bars, _worker(project, bars, json=json) as worker:
         if not once:
             worker.run()
             return
@@ -104,32 +165,32 @@ def process(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files; they stay where they are.")],
     config: Config = None,
     json: Json = False,
-    job: Annotated[str, typer.Option("--job", help="The job to run; else the one that takes such names.")] = "",
+    job: Annotated[str, typer.Option("--job", metavar="NAME", help="Instead of the one that takes such files.")] = "",
 ) -> None:
     """Run a job over some files, as if they had been dropped into the inbox."""
     from worker import accounts, screens
 
-    project = _load(config)
-    _check_arguments(project, files, job)
-    shown = not json and sys.stderr.isatty()
-    with screens.Roll(shown=shown) as roll, _worker(project, roll, json) as worker:
+    project = load_project(config)
+    _check_files(files)
+    if job:
+        check_name("--job", job, project.jobs)
+    with screens.Roll(shown=_is_watched(json)) as roll, _worker(project, roll) as worker:
         worker.process(files, job=job)
         entries = sorted(map(worker.ledger.get, roll.ids), key=lambda entry: entry.created)
     outbox = project.settings.worker.outbox
     found = [accounts.account(entry, outbox) for entry in entries]
-    screens.say_json(found) if json else screens.accounts(found, _short(outbox))
+    if json:
+        screens.say_json(found)
+    else:
+        screens.accounts(found, short(outbox))
     states = [entry.state for entry in entries]
     _end(failed=states.count("failed"), waiting=len(files) - states.count("done") - states.count("failed"))
 
 
-def _check_arguments(project: Project, files: list[Path], job: str) -> None:
-    from worker.config import nearest
-
+def _check_files(files: list[Path]) -> None:
     for file in files:
         if not file.is_file():
-            _misused(f"{file}: there is no such file")
-    if job and job not in project.jobs:
-        _misused(f"--job {job}: there is no such job{nearest(job, project.jobs)}")
+            misused(f"{file}: there is no such file")
 
 
 def _end(*, failed: int, waiting: int) -> None:
@@ -149,79 +210,22 @@ def _deliveries(count: int) -> str:
     return "1 delivery" if count == 1 else f"{count} deliveries"
 
 
-@app.command()
-def status(config: Config = None, json: Json = False) -> None:
-    """What is running, waiting, done and failed, and why."""
-    from worker import accounts, screens
-    from worker.app import open_ledger
-
-    settings = _settings(config)
-    with open_ledger(settings) as ledger:
-        entries, counts = ledger.entries(), ledger.counts()
-    lines = [accounts.line(entry) for entry in entries]
-    if json:
-        screens.say_json({"deliveries": lines, "counts": counts})
-        return
-    if not settings.worker.inbox.is_dir():
-        screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
-    screens.deliveries(lines)
-    screens.say(", ".join(f"{count} {state}" for state, count in counts.items()))
-
-
-def _load(config: Path | None) -> Project:
-    from worker.app import Project
-
-    return Project.load(config)
-
-
-def _settings(config: Path | None) -> Settings:
-    from worker import config as configuration
-
-    return configuration.load(config)
+def _is_watched(json: bool) -> bool:
+    return not json and sys.stderr.isatty()
 
 
 @contextmanager
-def _worker(project: Project, watcher: Any, json: bool) -> Iterator[App]:
-    """A worker that SIGTERM and Ctrl-C stop."""
+def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO | None = None) -> Iterator[App]:
+    """A worker that SIGTERM and Ctrl-C stop; it logs to standard error, and between the bars only what is wrong."""
     from worker import log
     from worker.app import App
+    from worker.stopping import stopped_by_signals
 
-    with App(project, watcher) as worker, _stopped_by_signals(worker.stop):
-        log.configure(project.settings.worker.log_level, stream=sys.stderr, json=json)
+    level = "warning" if bars.shown and not log_to else project.settings.worker.log_level
+    log.configure(level, stream=log_to or sys.stderr, json=json)
+    with App(project, bars) as worker, stopped_by_signals(worker.stop):
         yield worker
 
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """The first signal sets ``stop``, a later one ends the process at once."""
-    asked_at: float | None = None
-
-    def handle(number: int, _frame: object) -> None:
-        nonlocal asked_at
-        if asked_at is None:
-            asked_at = time.monotonic()
-            # In a thread, as the interrupted one may be inside the event, whose lock it would wait for without end.
-            threading.Thread(target=stop.set, name="stop").start()
-        elif time.monotonic() - asked_at > ONE_WISH_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _misused(what: str) -> NoReturn:
-    from worker import screens
-
-    screens.complain(what)
-    raise typer.Exit(MISUSED)
-
-
-def _short(path: Path) -> str:
-    """A path as one would write it from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+for inquiry in (check, status, show, retry, jobs, token, call):
+    app.command()(inquiry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich import box
 from rich.console import Console
@@ -13,10 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import exact_json
-from worker.records import Delivery
+
+if TYPE_CHECKING:
+    from worker.checks import Check
+    from worker.records import Delivery
 
 _PIPE_WIDTH = 160  # where there is no terminal whose width would count
 _STYLES = {"done": "green", "failed": "red", "running": "cyan", "waiting": "yellow", "ok": "green", "not ok": "red"}
+_PLACES = {
+    "results, rejected rows with the reason, and the manifest that counts them": "/outbox/",
+    "the file that no job takes, beside the reason": "/failed/",
+    "the files that are done": "/archive/",
+    "the jobs: a function each": "/jobs/",
+    "the connections to the backends": "/longshore.toml",
+    "what the worker said meanwhile": "/worker.log",
+}
+_NEXT = """
+Next: `longshore demo --keep` stays up for files of your own, `longshore init NAME` makes a project."""
 _COUNTED = ("rows_in", "results", "rejected", "skipped")
 
 
@@ -29,8 +42,8 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, *, stderr: bool = False) -> None:
-    """One line, not folded: it may hold a path that somebody wants to copy."""
-    console(stderr=stderr).print(printable(text), soft_wrap=True)
+    """Lines, not folded: they may hold a path that somebody wants to copy."""
+    console(stderr=stderr).print("\n".join(map(printable, text.split("\n"))), soft_wrap=True)
 
 
 def say_json(value: Any) -> None:
@@ -40,7 +53,7 @@ def say_json(value: Any) -> None:
 
 def complain(what: str) -> None:
     """An error, as one line on standard error."""
-    say(f"error: {what}", stderr=True)
+    say(f"error: {printable(what)}", stderr=True)
 
 
 def printable(text: str) -> str:
@@ -80,22 +93,70 @@ def _story(each: Mapping[str, Any], outbox: str) -> str:
     return "\n".join([f"{each['source']} -> {each['job']}", *names])
 
 
-def deliveries(lines: Iterable[Mapping[str, Any]]) -> None:
-    """The deliveries of a status, each with the reason where it failed or waits."""
+def status(lines: Iterable[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+    """The deliveries, each with the reason where it failed or waits, and how many there are."""
     table(
         ("file", "job", "state", "rows", "attempts", "delivery"),
         (
-            (
-                f"{each['source']}\n  {each['error']}" if each["error"] else each["source"],
-                each["job"],
-                each["state"],
-                each["rows_done"],
-                each["attempts"],
-                each["delivery"],
-            )
+            (_with_reason(each), each["job"], each["state"], each["rows_done"], each["attempts"], each["delivery"])
             for each in lines
         ),
     )
+    say(", ".join(f"{count:,} {state}" for state, count in counts.items()))
+
+
+def _with_reason(each: Mapping[str, Any]) -> str:
+    return f"{each['source']}\n  {each['error']}" if each["error"] else str(each["source"])
+
+
+def show(found: Mapping[str, Any], outbox: str) -> None:
+    """All that is known of one delivery, a line each."""
+    manifest = found["manifest"] or {}
+    facts = {name: value for name, value in found.items() if name != "manifest" and value not in (None, "")}
+    facts |= {name: manifest[name] for name in (*_COUNTED, "token_requests") if manifest}
+    facts |= {f"calls of {name}": count for name, count in manifest.get("calls", {}).items()}
+    for name, value in facts.items():
+        say(f"{name:<18}{value}")
+    for output in manifest.get("outputs", ()):
+        say(f"{'output':<18}{outbox}/{output['name']} ({output['rows']:,} rows)")
+
+
+def jobs(found: Iterable[Mapping[str, Any]]) -> None:
+    """The jobs, each with its first sentence."""
+    table(
+        ("job", "files", "queue", "schedule", "enabled"),
+        (
+            (
+                f"{each['job']}\n  {each['doc']}",
+                "\n".join(each["files"]),
+                each["queue"] or "",
+                each["schedule"] or "",
+                "yes" if each["enabled"] else "no",
+            )
+            for each in found
+        ),
+    )
+
+
+def check(each: Check) -> None:
+    """One thing that was looked at, in a line."""
+    verdict = Text("ok      " if each.ok else "not ok  ", style="green" if each.ok else "red")
+    console().print(verdict, printable(f"{each.what:<14}{each.name}: {each.detail}"), sep="", soft_wrap=True)
+
+
+def demo(found: Iterable[Mapping[str, Any]], totals: Mapping[str, Any], folder: str, *, kept: bool) -> None:
+    """What the demo did, where it lies, and what to do next."""
+    accounts(found, f"{folder}/outbox")
+    calls = "".join(f", {_many(count, 'call')} of {name}" for name, count in totals["calls"].items())
+    say(f"{_many(totals['rows_in'], 'row')}{calls}, {_many(totals['token_requests'], 'token request')}:")
+    say("equal reads are shared, others travel together, and one token serves them all.\n")
+    for what, place in _PLACES.items():
+        say(f"  {folder + place:<22}{what}")
+    say(f"\nNow drop a file:  cp YOUR.csv {folder}/inbox/   (Ctrl-C ends the demo)" if kept else _NEXT)
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 class _Speed(ProgressColumn):
@@ -108,6 +169,7 @@ class Bars:
     """Watches deliveries (see ``runner.Watcher``) and shows a line for each that runs; nothing if not ``shown``."""
 
     def __init__(self, *, shown: bool) -> None:
+        self.shown = shown
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -1,0 +1,64 @@
+"""What the commands share: their options, and what they read first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from worker.app import Project
+    from worker.config import Settings
+
+FAILED, MISUSED = 1, 2
+
+CONFIG, JSON = "The project's longshore.toml.", "Write JSON, for programs."
+
+
+def _or_before(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """The option may stand after the command, or before it."""
+    return value or (context.parent and context.parent.params.get(str(parameter.name)))
+
+
+Config = Annotated[Path | None, typer.Option("--config", metavar="PATH", callback=_or_before, help=CONFIG)]
+Json = Annotated[bool, typer.Option("--json", callback=_or_before, help=JSON)]
+DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="A delivery's id, or the beginning of it.")]
+
+
+def load_project(config: Path | None) -> Project:
+    """Settings and jobs; raises ``ConfigError``."""
+    from worker.app import Project
+
+    return Project.load(config)
+
+
+def load_settings(config: Path | None) -> Settings:
+    """The settings alone; raises ``ConfigError``."""
+    from worker.config import load
+
+    return load(config)
+
+
+def check_name(given: str, name: str, known: Iterable[str]) -> None:
+    """Exit, with the nearest one, if there is no such name; ``given`` is where it was written."""
+    from worker.config import nearest
+
+    names = list(known)
+    if name not in names:
+        misused(f"{given} {name}: there is no such name{nearest(name, names)}")
+
+
+def misused(what: str) -> NoReturn:
+    """Say what is wrong with the arguments, and exit."""
+    from worker import screens
+
+    screens.complain(what)
+    raise typer.Exit(MISUSED)
+
+
+def short(path: Path) -> str:
+    """A path as one would write it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

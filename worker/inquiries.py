@@ -1,0 +1,144 @@
+"""The commands that look: at the configuration, at what was done, at the backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.arguments import MISUSED, Config, DeliveryId, Json, check_name, load_project, load_settings, misused, short
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger
+    from worker.records import Entry
+
+
+def check(config: Config = None, json: Json = False) -> None:
+    """Is everything as a worker needs it? Configuration, jobs, folders, ledger, tokens, backends."""
+    from worker import checks, screens
+
+    looked_at = []
+    for each in checks.check(config):
+        looked_at.append(each)
+        if not json:
+            screens.check(each)
+    ok = all(each.ok for each in looked_at)
+    if json:
+        screens.say_json({"ok": ok, "checks": looked_at})
+    raise typer.Exit(0 if ok else MISUSED)
+
+
+def status(config: Config = None, json: Json = False) -> None:
+    """What is running, waiting, done and failed, and why."""
+    from worker import accounts, screens
+    from worker.app import open_ledger
+
+    settings = load_settings(config)
+    with open_ledger(settings) as ledger:
+        lines, counts = [accounts.line(entry) for entry in ledger.entries()], ledger.counts()
+    if not settings.worker.inbox.is_dir():
+        screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
+    if json:
+        screens.say_json({"deliveries": lines, "counts": counts})
+    else:
+        screens.status(lines, counts)
+
+
+def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
+    """Everything that is known of a delivery."""
+    from worker import accounts, screens
+    from worker.app import open_ledger
+
+    settings = load_settings(config)
+    with open_ledger(settings) as ledger:
+        found = accounts.full(_find(ledger, delivery), settings.worker.outbox)
+    if json:
+        screens.say_json(found)
+    else:
+        screens.show(found, short(settings.worker.outbox))
+
+
+def retry(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
+    """Put a failed delivery back among the waiting."""
+    from worker import screens
+    from worker.app import folders, open_ledger
+    from worker.triggers.settlement import Settlement
+
+    settings = load_settings(config)
+    with open_ledger(settings) as ledger:
+        entry = _find(ledger, delivery)
+        if entry.state != "failed":
+            misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
+        if not Settlement(ledger, folders(settings)).reopen(entry):
+            where = settings.worker.failed
+            misused(f"delivery {entry.id}: {entry.source} is no longer in {where}; drop it into the inbox again")
+    if json:
+        screens.say_json({"delivery": entry.id, "state": "waiting"})
+    else:
+        screens.say(f"{entry.source} waits again: a running worker takes it within seconds, else `longshore run`")
+
+
+def jobs(config: Config = None, json: Json = False) -> None:
+    """The project's jobs and what they take."""
+    from worker import accounts, screens
+
+    found = [accounts.job(each) for each in load_project(config).jobs.values()]
+    if json:
+        screens.say_json(found)
+    else:
+        screens.jobs(found)
+
+
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An [auth.NAME].")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Get a token as a backend would, through the shared cache; it is shown masked."""
+    from worker import calls, screens
+
+    settings = load_settings(config)
+    check_name("auth", name, settings.auth)
+    with calls.connected(settings) as connections:
+        found = calls.token(connections.credentials[name])
+    if json:
+        screens.say_json(found)
+    else:
+        screens.say(found["detail"])
+
+
+def call(
+    name: Annotated[str, typer.Argument(metavar="BACKEND", help="A [backends.NAME].")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Below its URL, e.g. Practitioner?name=x.")],
+    config: Config = None,
+    json: Json = False,  # noqa: ARG001 - the answer is JSON anyway
+    method: Annotated[str, typer.Option(help="The HTTP method.")] = "GET",
+    json_body: Annotated[str, typer.Option(metavar="JSON", help="What to send.")] = "",
+) -> None:
+    """Call a backend the way a job would, and print its answer."""
+    from worker import calls, screens
+
+    settings = load_settings(config)
+    check_name("backend", name, settings.backends)
+    with calls.connected(settings) as connections:
+        screens.say(calls.call(connections.backends[name], method, path, _parsed(json_body)))
+
+
+def _find(ledger: Ledger, delivery: str) -> Entry:
+    from worker import accounts
+
+    found = accounts.matching(ledger, delivery)
+    if not found:
+        misused(f"delivery {delivery}: there is none; `longshore status` lists them")
+    if len(found) > 1:
+        misused(f"delivery {delivery}: several ids begin so: {', '.join(sorted(entry.id for entry in found)[:5])}")
+    return found[0]
+
+
+def _parsed(text: str) -> Any:
+    from worker import exact_json
+
+    try:
+        return exact_json.loads(text) if text else None
+    except ValueError:
+        misused("--json-body: is not JSON")
