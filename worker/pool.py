@@ -45,6 +45,8 @@ class _Stream(Generic[Item, Result]):
         self.error: BaseException | None = None
 
     def add(self, items: Sequence[Item]) -> None:
+        if not items:  # rows that an earlier attempt has done: no thread would ever tick the chunk off
+            return
         chunk = _Chunk(len(items))
         size = 1 if self.limit else min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace)))
         self.chunks.append(chunk)
@@ -54,7 +56,8 @@ class _Stream(Generic[Item, Result]):
         self.active -= 1
         chunk.unfinished -= done
         self.pace += ((seconds / max(1, done)) - self.pace) / 8
-        self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
+        if not self.error:
+            self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
         while self.chunks and not self.chunks[0].unfinished:
             self.chunks.popleft()
 
@@ -166,7 +169,7 @@ class Pool:
     def _work_off(self, stream: _Stream[Any, Any], chunk: _Chunk, items: Sequence[Any]) -> None:
         begun, seconds, done = time.perf_counter(), 0.0, 0
         error: BaseException | None = None
-        while done < len(items) and seconds < SLICE_SECONDS and not error:
+        while done < len(items) and seconds < SLICE_SECONDS and not (error or stream.error):
             try:
                 stream.finished.append(stream.work(items[done]))
                 done += 1
