@@ -1,0 +1,264 @@
+import threading
+from itertools import chain, count
+
+import pytest
+
+from worker.pool import CHUNKS_AHEAD, Pool
+
+SECONDS = 10  # after which a test that hangs fails
+
+
+@pytest.fixture
+def opened():
+    pools = []
+
+    def open_pool(threads):
+        pools.append(Pool(threads))
+        return pools[-1]
+
+    yield open_pool
+    for pool in pools:
+        pool.close()
+
+
+class AtOnce:
+    """Counts how many threads are inside, and lets them go only when ``together`` of them are."""
+
+    def __init__(self, together):
+        self.most = 0
+        self._inside = 0
+        self._lock = threading.Lock()
+        self._meeting = threading.Barrier(together)
+
+    def __call__(self, item):
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+        self._meeting.wait(SECONDS)
+        with self._lock:
+            self._inside -= 1
+        return item
+
+
+def together(*functions):
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+def test_every_item_is_worked_on_once(opened):
+    seen = []
+    chunks = [range(100), range(100, 101), range(101, 5000)]
+    results = chain.from_iterable(opened(4).run(lambda item: seen.append(item) or item * 2, chunks))
+    assert sorted(results) == [item * 2 for item in range(5000)]
+    assert sorted(seen) == list(range(5000))
+
+
+def test_no_chunks_make_no_results(opened):
+    assert list(opened(2).run(str, [])) == []
+
+
+def test_chunks_that_were_done_before_are_passed_over(opened):
+    pool, results = opened(2), []
+    chunks = [*[[]] * 3 * CHUNKS_AHEAD, [1], *[[]] * 3 * CHUNKS_AHEAD]
+    together(lambda: results.extend(pool.run(lambda item: item, chunks)))
+    assert results == [[1]]
+
+
+def test_as_many_items_are_worked_on_at_once_as_there_are_threads(opened):
+    work = AtOnce(4)
+    assert sum(map(len, opened(4).run(work, [range(16)]))) == 16
+    assert work.most == 4
+
+
+def test_a_limit_holds_for_its_stream_alone(opened):
+    pool, limited, free = opened(5), AtOnce(2), AtOnce(3)
+    together(
+        lambda: list(pool.run(limited, [range(8)], limit=2)),
+        lambda: list(pool.run(free, [range(9)], limit=3)),
+    )
+    assert (limited.most, free.most) == (2, 3)
+
+
+def test_a_slow_item_does_not_hold_up_the_others(opened):
+    others_done = threading.Event()
+
+    def work(item):
+        if not item:
+            assert others_done.wait(SECONDS)
+        return item
+
+    results = []
+    for some in opened(2).run(work, [range(200)]):
+        results += some
+        if len(results) == 199:
+            assert 0 not in results
+            others_done.set()
+    assert sorted(results) == list(range(200))
+
+
+def test_only_some_chunks_are_read_past_a_slow_item(opened):
+    others_done, read = threading.Event(), []
+
+    def chunks():
+        for chunk in range(3 * CHUNKS_AHEAD):
+            read.append(chunk)
+            yield range(chunk * 5, chunk * 5 + 5)
+
+    def work(item):
+        if not item:
+            assert others_done.wait(SECONDS)
+        return item
+
+    results = []
+    for some in opened(2).run(work, chunks()):
+        results += some
+        if len(results) == CHUNKS_AHEAD * 5 - 1:
+            assert len(read) == CHUNKS_AHEAD
+            others_done.set()
+    assert len(results) == 3 * CHUNKS_AHEAD * 5
+
+
+def test_chunks_are_read_no_further_ahead_than_the_threads_need(opened):
+    read, items = [], count()
+    results = opened(2).run(lambda item: item, (read.append(i) or [next(items)] for i in range(100_000)))
+    next(results)
+    assert len(read) < 100
+    results.close()
+
+
+def test_the_first_error_ends_it_and_what_was_under_way_is_yielded(opened):
+    begun, failed, seen = threading.Event(), threading.Event(), []
+
+    def work(item):
+        seen.append(item)
+        if item == 0:
+            begun.set()
+            assert failed.wait(SECONDS)
+            return item
+        assert begun.wait(SECONDS)
+        failed.set()
+        raise LookupError(item)
+
+    results = []
+    with pytest.raises(LookupError):
+        for some in opened(2).run(work, [range(50)]):
+            results += some
+    assert results == [0]
+    assert sorted(seen) == [0, 1]
+
+
+def test_after_an_error_the_rest_of_a_slice_under_way_is_left(opened):
+    pool, seen, results = opened(2), [], []
+    slow_began, failed, settled = threading.Event(), threading.Event(), threading.Event()
+
+    def chunks():
+        yield range(1000)  # so quick that a thread takes many at once from then on
+        while len(results) < 1000:
+            yield []
+        yield ["slow", *["left"] * 5]
+        assert slow_began.wait(SECONDS)
+        yield ["fails"]
+
+    def work(item):
+        seen.append(item)
+        if item == "slow":
+            slow_began.set()
+            assert settled.wait(SECONDS)
+        if item == "fails":
+            failed.set()
+            raise LookupError
+        return item
+
+    def run():
+        with pytest.raises(LookupError):
+            for some in pool.run(work, chunks()):
+                results.extend(some)
+
+    def only_after_the_failure():
+        assert failed.wait(SECONDS)
+        yield ["the thread that failed is free"]
+
+    together(run, lambda: list(pool.run(lambda item: settled.set(), only_after_the_failure())))
+    assert seen[1000:] == ["slow", "fails"]
+    assert results[1000:] == ["slow"]
+
+
+def test_an_error_of_the_chunks_ends_it_after_what_was_read(opened):
+    def chunks():
+        yield range(10)
+        raise LookupError
+
+    results = []
+    with pytest.raises(LookupError):
+        for some in opened(2).run(lambda item: item, chunks()):
+            results += some
+    assert set(results) <= set(range(10))
+
+
+def test_even_what_is_no_exception_ends_it(opened):
+    def work(item):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(opened(2).run(work, [range(10)]))
+
+
+def test_an_error_in_one_stream_is_none_in_another(opened):
+    pool, results = opened(2), []
+
+    def fail():
+        with pytest.raises(ZeroDivisionError):
+            list(pool.run(lambda item: item / 0, [range(10)]))
+
+    together(fail, lambda: results.extend(chain.from_iterable(pool.run(lambda item: item, [range(100)]))))
+    assert sorted(results) == list(range(100))
+
+
+def test_streams_take_turns(opened):
+    pool, both_there, order = opened(1), threading.Event(), []
+
+    class Small(list):
+        def __getitem__(self, at):
+            both_there.set()
+            return super().__getitem__(at)
+
+    def long_work(item):
+        assert both_there.wait(SECONDS)
+        order.append("long")
+
+    together(
+        lambda: list(pool.run(long_work, [range(40)], limit=1)),
+        lambda: list(pool.run(lambda item: order.append("small"), [Small(range(3))], limit=1)),
+    )
+    assert len(order) == 43
+    assert order.index("small") <= 2
+    assert "small" not in order[8:]
+
+
+def test_whoever_stops_listening_waits_for_what_is_under_way_and_begins_nothing_new(opened):
+    pool, begun, done = opened(2), [], []
+
+    def work(item):
+        begun.append(item)
+        done.append(item)
+        return item
+
+    results = pool.run(work, ([item] for item in range(100_000)), limit=1)
+    next(results)
+    results.close()
+    assert begun == done
+    after = len(begun)
+    assert list(pool.run(lambda item: item, [[1]])) == [[1]]
+    assert len(begun) == after < 100_000
+
+
+def test_threads_end_with_the_pool():
+    before = threading.active_count()
+    with Pool(3) as pool:
+        assert sum(map(len, pool.run(AtOnce(3), [range(3)]))) == 3
+        assert threading.active_count() == before + 3
+    assert threading.active_count() == before
