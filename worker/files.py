@@ -85,7 +85,7 @@ def write(target: Path, data: bytes) -> None:
     """A whole new file at once; raises ``FileExistsError`` if the name is taken."""
     with aside(target) as file:
         file.write(data)
-    publish(target)
+    _publish_or_remove(target)
 
 
 def move(source: Path, target: Path) -> None:
@@ -112,7 +112,14 @@ def copy(source: Path, target: Path) -> None:
     with source.open("rb") as original, aside(target) as twin:
         shutil.copyfileobj(original, twin, 1 << 20)
     shutil.copystat(source, hidden(target))
-    publish(target)
+    _publish_or_remove(target)
+
+
+def _publish_or_remove(target: Path) -> None:
+    try:
+        publish(target)
+    finally:
+        hidden(target).unlink(missing_ok=True)
 
 
 def _link_or_move(source: Path, target: Path) -> None:

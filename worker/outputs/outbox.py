@@ -116,6 +116,7 @@ class OutboxPart:
     def __exit__(self, *_: object) -> None:
         self._part.close()
         self._rendering.discard()
+        files.hidden(self._manifest).unlink(missing_ok=True)  # a crash came right after it got its name
 
 
 def stamp(moment: datetime) -> str:
