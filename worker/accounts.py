@@ -67,10 +67,19 @@ def moment(seconds: float | None) -> str | None:
     return stamp(datetime.fromtimestamp(seconds, UTC)) if seconds else None
 
 
+def takes(job: Job[..., Any]) -> str:
+    """Where a job's deliveries come from, in words."""
+    if not job.enabled:
+        return "nothing, as it is not enabled"
+    triggers = {"files": ", ".join(job.files), "queue": job.queue, "schedule": job.schedule}
+    return "; ".join(f"{name} {given}" for name, given in triggers.items() if given) or "only `process --job`"
+
+
 def job(job: Job[..., Any]) -> dict[str, Any]:
     """A job and what it takes."""
     return {
         "job": job.name,
+        "takes": takes(job),
         "files": job.files,
         "queue": job.queue,
         "schedule": job.schedule,

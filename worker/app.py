@@ -168,20 +168,11 @@ class Connections:
 
 
 @contextmanager
-def open_ledger(settings: Settings, owner: str = "") -> Iterator[Ledger]:
-    """The ledger alone; without an ``owner``, to be looked at. Raises ``ConfigError``."""
-    ledger = Ledger(settings.worker.state, owner=owner, lease=settings.worker.lease_seconds)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
-@contextmanager
 def connect(settings: Settings, owner: str) -> Iterator[Connections]:
     """Open all connections; nothing is sent yet. Raises ``ConfigError``."""
     with ExitStack() as closing:
-        ledger = closing.enter_context(open_ledger(settings, owner))
+        ledger = Ledger(settings.worker.state, owner=owner, lease=settings.worker.lease_seconds)
+        closing.callback(ledger.close)
         credentials = {
             name: auth.open_credential(name, each, ledger.tokens, owner=owner) for name, each in settings.auth.items()
         }

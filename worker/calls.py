@@ -39,14 +39,14 @@ def token(credential: Credential) -> dict[str, Any]:
     return {**found, "token": token.masked(), "scopes": token.scope, "expires_in": left}
 
 
-def call(backend: Backend, method: str, path: str, body: Any) -> str:
-    """A backend's answer to one call, as text; raises ``BackendError``."""
+def call(backend: Backend, method: str, path: str, body: Any, *, indent: bool) -> str:
+    """A backend's answer to one call, as text; JSON may be indented. Raises ``BackendError``."""
     session, key = backend.open(Meter(), threading.Event()), RowKey(secrets.token_hex(16), line=1)
     if isinstance(session, FhirSession):
         response = Rest(session.caller, key).request(method, path, json=body, headers=_FHIR)
     else:
         response = session.at(key).request(method, path, json=body)
     try:
-        return exact_json.dumps(exact_json.loads(response.content)).decode()
+        return exact_json.dumps(exact_json.loads(response.content), indent=indent).decode()
     except ValueError:
         return str(response.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker import auth, backends
-from worker.app import Project, open_ledger
+from worker.accounts import takes
+from worker.app import Project
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.config import Settings
-from worker.declare import Job
 from worker.errors import ConfigError, Problem, WorkerError
+from worker.ledger import Ledger
 from worker.records import Meter
 
 
@@ -56,16 +58,9 @@ def check(config: Path | None) -> Iterator[Check]:
     for problem in unsupported(project):
         yield Check("configuration", problem.key, ok=False, detail=str(problem))
     for job in project.jobs.values():
-        yield Check("job", job.name, ok=True, detail=_triggers(job))
+        yield Check("job", job.name, ok=True, detail=takes(job))
     yield from _folders(project.settings)
     yield from _connections(project.settings)
-
-
-def _triggers(job: Job[..., object]) -> str:
-    if not job.enabled:
-        return "not enabled"
-    named = {"files": ", ".join(job.files), "queue": job.queue, "schedule": job.schedule}
-    return "; ".join(f"{name}: {value}" for name, value in named.items() if value) or "no trigger, only `process --job`"
 
 
 def _folders(settings: Settings) -> Iterator[Check]:
@@ -89,7 +84,7 @@ def _connections(settings: Settings) -> Iterator[Check]:
     with ExitStack() as closing:
         tokens: TokenStore = MemoryTokenStore()
         try:
-            ledger = closing.enter_context(open_ledger(settings, owner))
+            ledger = closing.enter_context(contextlib.closing(Ledger(settings.worker.state)))
             known = sum(ledger.counts().values())
         except WorkerError as error:
             yield Check("ledger", "state", ok=False, detail=error.detail)

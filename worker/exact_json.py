@@ -44,12 +44,13 @@ def _holds_a_fraction(value: Any) -> bool:
     return float in kinds or (not kinds.isdisjoint(_CONTAINERS) and any(map(_holds_a_fraction, values)))
 
 
-def dumps(value: Any) -> bytes:
-    """JSON as UTF-8 bytes, without line breaks; raises ``TypeError`` for what has no JSON form.
+def dumps(value: Any, *, indent: bool = False) -> bytes:
+    """JSON as UTF-8 bytes, on one line unless indented for people; raises ``TypeError`` for what has no JSON form.
 
     Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON.
     """
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if indent else 0)
+    return orjson.dumps(value, default=_plain, option=options)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,10 +32,10 @@ def check(config: Config = None, json: Json = False) -> None:
 def status(config: Config = None, json: Json = False) -> None:
     """What is running, waiting, done and failed, and why."""
     from worker import accounts, screens
-    from worker.app import open_ledger
+    from worker.ledger import Ledger
 
     settings = load_settings(config)
-    with open_ledger(settings) as ledger:
+    with closing(Ledger(settings.worker.state)) as ledger:
         lines, counts = [accounts.line(entry) for entry in ledger.entries()], ledger.counts()
     if not settings.worker.inbox.is_dir():
         screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
@@ -47,10 +48,10 @@ def status(config: Config = None, json: Json = False) -> None:
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
     """Everything that is known of a delivery."""
     from worker import accounts, screens
-    from worker.app import open_ledger
+    from worker.ledger import Ledger
 
     settings = load_settings(config)
-    with open_ledger(settings) as ledger:
+    with closing(Ledger(settings.worker.state)) as ledger:
         found = accounts.full(_find(ledger, delivery), settings.worker.outbox)
     if json:
         screens.say_json(found)
@@ -61,11 +62,12 @@ def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> Non
 def retry(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
     """Put a failed delivery back among the waiting."""
     from worker import screens
-    from worker.app import folders, open_ledger
+    from worker.app import folders
+    from worker.ledger import Ledger
     from worker.triggers.settlement import Settlement
 
     settings = load_settings(config)
-    with open_ledger(settings) as ledger:
+    with closing(Ledger(settings.worker.state)) as ledger:
         entry = _find(ledger, delivery)
         if entry.state != "failed":
             misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
@@ -111,7 +113,7 @@ def call(
     name: Annotated[str, typer.Argument(metavar="BACKEND", help="A [backends.NAME].")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="Below its URL, e.g. Practitioner?name=x.")],
     config: Config = None,
-    json: Json = False,  # noqa: ARG001 - the answer is JSON anyway
+    json: Json = False,
     method: Annotated[str, typer.Option(help="The HTTP method.")] = "GET",
     json_body: Annotated[str, typer.Option(metavar="JSON", help="What to send.")] = "",
 ) -> None:
@@ -121,7 +123,8 @@ def call(
     settings = load_settings(config)
     check_name("backend", name, settings.backends)
     with calls.connected(settings) as connections:
-        screens.say(calls.call(connections.backends[name], method, path, _parsed(json_body)))
+        answer = calls.call(connections.backends[name], method, path, _parsed(json_body), indent=not json)
+    screens.say(answer)
 
 
 def _find(ledger: Ledger, delivery: str) -> Entry:

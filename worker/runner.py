@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -31,8 +31,8 @@ class Watcher(Protocol):
     def began(self, delivery: Delivery) -> None:
         """It was taken."""
 
-    def progressed(self, delivery: Delivery) -> None:
-        """More of its rows have an outcome: see ``delivery.counts``."""
+    def progressed(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
+        """These rows have an outcome on disk now."""
 
     def ended(self, delivery: Delivery, error: Exception | None) -> None:
         """It was settled: None is done, ``DeliveryError`` failed, anything else put back."""
@@ -89,7 +89,7 @@ class Runner:
         run = self._run_frames if job.frame else self._run_each
         for outcomes in run(job, execution, chunks, part):
             part.append(outcomes)
-            self._watcher.progressed(delivery)
+            self._watcher.progressed(delivery, outcomes)
 
     def _run_each(
         self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part

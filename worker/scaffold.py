@@ -10,16 +10,17 @@ from worker.errors import ConfigError, Problem
 EXAMPLES = Path(__file__).with_name("examples")
 
 _SETTINGS = """\
-# Relative paths start from this file. Any value can come from the environment instead, which is where secrets belong:
-# client_secret = {{ env = "HOSPITAL_SECRET" }}, or the variable LONGSHORE_BACKENDS__BILLING__URL for a backend's url.
+# Relative paths start from this file. Any value can come from the environment,
+# where secrets belong: client_secret = {{ env = "HOSPITAL_SECRET" }}, or from
+# a variable of its own: LONGSHORE_BACKENDS__BILLING__URL.
 
 [worker]
 inbox = "inbox"      # what is dropped here is worked on
-outbox = "outbox"    # results, rejected rows, and a manifest that says when a file is done
+outbox = "outbox"    # results, rejected rows, and a manifest when all is done
 archive = "archive"  # the files that are done
 failed = "failed"    # the files that cannot be used, each beside the reason
 
-# An identity, and two backends that want to know it: these are those of `longshore sandbox`.
+# An identity and two backends that ask for it: those of `longshore sandbox`.
 {connections}"""
 
 _IGNORED = """\
@@ -31,15 +32,15 @@ failed/
 """
 
 NEXT_STEPS = """\
-    longshore sandbox &           # an OAuth server and two backends to try with
-    longshore check               # is everything as it should be?
-    longshore run &               # the worker
-    cp clients.csv inbox/         # something to do
-    longshore status              # what became of it
-    ls outbox/                    # the results, and the manifest that proves them
+    longshore sandbox &       # an OAuth server and two backends to try with
+    longshore check           # is everything as it should be?
+    longshore run &           # the worker
+    cp clients.csv inbox/     # something to do
+    longshore status          # what became of it
+    ls outbox/                # the results, and the manifest that counts them
 
-`jobs/client_summary.py` says what happens to each row. Change it, write others beside it, and put your own backends
-into `longshore.toml`.
+`jobs/client_summary.py` says what happens to each row. Change it, write others
+beside it, and put your own backends into `longshore.toml`.
 """
 
 

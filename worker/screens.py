@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,12 +17,12 @@ from worker import exact_json
 
 if TYPE_CHECKING:
     from worker.checks import Check
-    from worker.records import Delivery
+    from worker.records import Delivery, Outcome
 
 _PIPE_WIDTH = 160  # where there is no terminal whose width would count
 _STYLES = {"done": "green", "failed": "red", "running": "cyan", "waiting": "yellow", "ok": "green", "not ok": "red"}
 _PLACES = {
-    "results, rejected rows with the reason, and the manifest that counts them": "/outbox/",
+    "results, rejected rows, and a manifest for each file": "/outbox/",
     "the file that no job takes, beside the reason": "/failed/",
     "the files that are done": "/archive/",
     "the jobs: a function each": "/jobs/",
@@ -29,7 +30,10 @@ _PLACES = {
     "what the worker said meanwhile": "/worker.log",
 }
 _NEXT = """
-Next: `longshore demo --keep` stays up for files of your own, `longshore init NAME` makes a project."""
+Next:
+  longshore demo --keep   stays up for files of your own
+  longshore init NAME     makes a project"""
+_IS = {"failed": "failed", "waiting": "is waiting", "running": "is still running", "done": "is done"}
 _COUNTED = ("rows_in", "results", "rejected", "skipped")
 
 
@@ -64,7 +68,7 @@ def printable(text: str) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table whose first column takes the room there is; numbers stand to the right, states have colours."""
     rows = list(rows)
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[place], int) or row[place] == "" for row in rows)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
@@ -79,34 +83,31 @@ def _cell(value: object) -> Text:
 
 
 def accounts(found: Iterable[Mapping[str, Any]], outbox: str) -> None:
-    """What became of some files: their counts, and where the outputs are, or why there are none."""
+    """What became of some files: their counts, then where the outputs are, or why there are none."""
+    found = list(found)
     table(
-        ("file and outcome", *(name.removesuffix("_in") for name in _COUNTED)),
-        ((_story(each, outbox), *(each.get(name, "") for name in _COUNTED)) for each in found),
+        ("file", *(name.removesuffix("_in") for name in _COUNTED)),
+        ((each["source"], *(each.get(name, "") for name in _COUNTED)) for each in found),
     )
+    for each in found:
+        say(_story(each, outbox))
 
 
 def _story(each: Mapping[str, Any], outbox: str) -> str:
     if "outputs" not in each:
-        return f"{each['source']}\n  {each['state']}: {each['error']}"
+        return f"{each['source']} {_IS[each['state']]}:\n  {each['error']}"
     names = [f"  {outbox}/{output['name']}" for output in each["outputs"]]
-    return "\n".join([f"{each['source']} -> {each['job']}", *names])
+    return "\n".join([f"{each['source']} went through {each['job']}:", *names])
 
 
-def status(lines: Iterable[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-    """The deliveries, each with the reason where it failed or waits, and how many there are."""
-    table(
-        ("file", "job", "state", "rows", "attempts", "delivery"),
-        (
-            (_with_reason(each), each["job"], each["state"], each["rows_done"], each["attempts"], each["delivery"])
-            for each in lines
-        ),
-    )
+def status(lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+    """The deliveries, the reasons of those that failed or wait, and how many there are."""
+    columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
+    table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
+    for each in lines:
+        if each["error"]:
+            say(f"{each['delivery']} {each['source']} {_IS[each['state']]}:\n  {each['error']}")
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()))
-
-
-def _with_reason(each: Mapping[str, Any]) -> str:
-    return f"{each['source']}\n  {each['error']}" if each["error"] else str(each["source"])
 
 
 def show(found: Mapping[str, Any], outbox: str) -> None:
@@ -122,20 +123,8 @@ def show(found: Mapping[str, Any], outbox: str) -> None:
 
 
 def jobs(found: Iterable[Mapping[str, Any]]) -> None:
-    """The jobs, each with its first sentence."""
-    table(
-        ("job", "files", "queue", "schedule", "enabled"),
-        (
-            (
-                f"{each['job']}\n  {each['doc']}",
-                "\n".join(each["files"]),
-                each["queue"] or "",
-                each["schedule"] or "",
-                "yes" if each["enabled"] else "no",
-            )
-            for each in found
-        ),
-    )
+    """The jobs, each with what it takes and its first sentence."""
+    table(("job", "takes and does"), ((each["job"], f"{each['takes']}\n{each['doc']}") for each in found))
 
 
 def check(each: Check) -> None:
@@ -148,8 +137,10 @@ def demo(found: Iterable[Mapping[str, Any]], totals: Mapping[str, Any], folder: 
     """What the demo did, where it lies, and what to do next."""
     accounts(found, f"{folder}/outbox")
     calls = "".join(f", {_many(count, 'call')} of {name}" for name, count in totals["calls"].items())
+    say("")
     say(f"{_many(totals['rows_in'], 'row')}{calls}, {_many(totals['token_requests'], 'token request')}:")
-    say("equal reads are shared, others travel together, and one token serves them all.\n")
+    say("equal reads are shared, others travel together, and one token serves them all.")
+    say("")
     for what, place in _PLACES.items():
         say(f"  {folder + place:<22}{what}")
     say(f"\nNow drop a file:  cp YOUR.csv {folder}/inbox/   (Ctrl-C ends the demo)" if kept else _NEXT)
@@ -182,19 +173,22 @@ class Bars:
             disable=not shown,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._rejected: Counter[str] = Counter()
 
     def began(self, delivery: Delivery) -> None:
         """A new line."""
         name = printable(delivery.source)
         self._tasks[delivery.id] = self._progress.add_task(name, total=None, rejected=0)
 
-    def progressed(self, delivery: Delivery) -> None:
+    def progressed(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
         """Its line moves on."""
-        counts = delivery.counts
-        self._progress.update(self._tasks[delivery.id], completed=counts.rows, rejected=counts.rejected)
+        self._rejected[delivery.id] += sum(bool(outcome.error) for outcome in outcomes)
+        rejected = self._rejected[delivery.id]
+        self._progress.update(self._tasks[delivery.id], advance=len(outcomes), rejected=rejected)
 
     def ended(self, delivery: Delivery, error: Exception | None) -> None:  # noqa: ARG002 - the ledger tells the end
         """Its line goes."""
+        del self._rejected[delivery.id]
         self._progress.remove_task(self._tasks.pop(delivery.id))
 
     def __enter__(self) -> Self:
