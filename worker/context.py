@@ -67,16 +67,19 @@ class DeliveryContext:
 
     def session(self, kind: str, name: str) -> Session:
         """The delivery's session with a backend; raises ``DeliveryError`` where the configuration has none such."""
-        if session := self._sessions.get(name):
-            if self._backends[name].kind == kind:
-                return session
-        elif (backend := self._backends.get(name)) and backend.kind == kind:
-            with self._lock:
-                return self._sessions.setdefault(name, backend.open(self.delivery.meter, self._stop))
-        known = [backend.name for backend in self._backends.values() if backend.kind == kind]
-        raise DeliveryError(
-            f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
-        )
+        known = self.names(kind)
+        if name not in known:
+            raise DeliveryError(
+                f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
+            )
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = self._backends[name].open(self.delivery.meter, self._stop)
+            return self._sessions[name]
+
+    def names(self, kind: str) -> list[str]:
+        """The configured backends of a kind."""
+        return [name for name, backend in self._backends.items() if backend.kind == kind]
 
     def at(self, line: int) -> Context:
         """The context of the row on that line."""
@@ -94,11 +97,14 @@ class _Named(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._shared.session(self._kind, name).at(self._key)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shared.names(self._kind)
+
     def __iter__(self) -> Iterator[str]:
-        return (backend.name for backend in self._shared._backends.values() if backend.kind == self._kind)
+        return iter(self._shared.names(self._kind))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._shared.names(self._kind))
 
 
 class Context:

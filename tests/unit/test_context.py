@@ -1,0 +1,127 @@
+import threading
+
+import pytest
+from deliveries import DIGEST, delivery
+
+from worker.context import DeliveryContext, State
+from worker.errors import DeliveryError
+from worker.records import RowKey
+
+
+class Backend:
+    """Notes what it is opened for; its sessions say which row they are used for."""
+
+    def __init__(self, name, kind):
+        self.name, self.kind, self.opened = name, kind, []
+
+    def open(self, meter, stop):
+        self.opened.append((meter, stop))
+        return Session(self.name)
+
+
+class Session:
+    def __init__(self, name):
+        self.name = name
+
+    def at(self, key):
+        return self.name, key
+
+
+class Setting:
+    def __init__(self, *backends, kept=None):
+        self.loads = 0
+        self.kept = kept or {}
+        self.stop = threading.Event()
+        self.delivery = delivery(job="summary")
+        self.state = State(self.load, self.delivery.state)
+        named = {backend.name: backend for backend in backends}
+        self.shared = DeliveryContext(self.delivery, named, self.state, self.stop)
+        self.context = self.shared.at(9)
+
+    def load(self):
+        self.loads += 1
+        return self.kept
+
+
+def test_backends_are_found_by_kind_and_name():
+    context = Setting(Backend("billing", "rest"), Backend("crm", "rest"), Backend("ehr", "fhir")).context
+    assert context.rest["billing"] == ("billing", RowKey(DIGEST, 9))
+    assert context.fhir["ehr"][0] == "ehr"
+    assert (list(context.rest), list(context.fhir)) == (["billing", "crm"], ["ehr"])
+    assert (len(context.rest), "crm" in context.rest, "ehr" in context.rest) == (2, True, False)
+
+
+def test_a_backend_is_opened_once_for_a_delivery_and_only_when_it_is_used():
+    billing, unused = Backend("billing", "rest"), Backend("crm", "rest")
+    setting = Setting(billing, unused)
+    for line in (2, 3):
+        assert setting.shared.at(line).rest["billing"] == ("billing", RowKey(DIGEST, line))
+    assert billing.opened == [(setting.delivery.meter, setting.stop)]
+    assert unused.opened == []
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_backend_that_is_not_configured_makes_the_delivery_unusable(used_before):
+    context = Setting(Backend("billing", "rest"), Backend("ehr", "fhir")).context
+    if used_before:
+        context.fhir["ehr"]
+    with pytest.raises(DeliveryError, match=r"rest backend 'biling', which is not configured; did you mean 'billing'"):
+        context.rest["biling"]
+    with pytest.raises(DeliveryError, match="rest backend 'ehr', which is not configured"):
+        context.rest["ehr"]
+
+
+def test_all_rows_share_their_delivery_and_its_state():
+    setting = Setting()
+    assert setting.context.delivery is setting.delivery
+    assert setting.context.state is setting.shared.at(3).state
+
+
+def test_a_jobs_own_log_lines_say_where_they_come_from(capture_log):
+    Setting().context.log.info("plan unknown", plan="x")
+    assert capture_log == [
+        {
+            "event": "plan unknown",
+            "log_level": "info",
+            "plan": "x",
+            "delivery": "3f9a1c2b",
+            "job": "summary",
+            "line": 9,
+        }
+    ]
+
+
+def test_a_state_has_what_was_kept_and_what_was_changed():
+    setting = Setting(kept={"since": "2026-11-22", "page": 3})
+    setting.state["since"] = "2026-11-23"
+    setting.state["new"] = [1]
+    assert dict(setting.state) == {"since": "2026-11-23", "page": 3, "new": [1]}
+    assert (len(setting.state), setting.state.get("unknown")) == (3, None)
+
+
+def test_only_what_was_changed_is_to_be_kept():
+    setting = Setting(kept={"since": "2026-11-22", "page": 3})
+    setting.state["since"] = "2026-11-23"
+    assert setting.delivery.state == {"since": "2026-11-23"}
+    assert setting.kept == {"since": "2026-11-22", "page": 3}
+
+
+def test_a_state_is_loaded_once_and_only_if_it_is_read():
+    setting = Setting(kept={"page": 3})
+    setting.state["page"] = 4
+    assert setting.loads == 0
+    assert [setting.state["page"], list(setting.state)] == [4, ["page"]]
+    assert setting.loads == 1
+
+
+def test_what_has_no_json_form_is_refused_where_it_is_set():
+    setting = Setting()
+    with pytest.raises(TypeError):
+        setting.state["since"] = object()
+    assert setting.delivery.state == {}
+
+
+def test_a_state_is_not_deleted():
+    setting = Setting(kept={"page": 3})
+    with pytest.raises(TypeError, match="set it to None"):
+        del setting.state["page"]

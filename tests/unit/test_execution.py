@@ -1,0 +1,224 @@
+import json
+import threading
+from datetime import date
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+from deliveries import delivery
+from pydantic import BaseModel
+
+from worker.context import DeliveryContext, State
+from worker.declare import job
+from worker.errors import (
+    DeliveryError,
+    LostLease,
+    MissingColumn,
+    Refused,
+    Reject,
+    Stopping,
+    Unauthorized,
+    Unavailable,
+)
+from worker.execution import Execution
+from worker.records import Chunk, Outcome, Row
+
+ROW = Row({"id": "007", "name": "Ann"}, index=4, line=9)
+
+
+class Client(BaseModel):
+    id: int
+    name: str
+
+
+def execution(declared):
+    made = delivery(job=declared.name)
+    state = State(dict, made.state)
+    return Execution(declared, DeliveryContext(made, {}, state, threading.Event()))
+
+
+def outcome_of(function, row=ROW):
+    return execution(job()(function)).row(row)
+
+
+def frames(function, *rows):
+    rows = rows or (Row({"id": "1"}, index=0, line=2), Row({"id": "2"}, index=1, line=4))
+
+    def frame():
+        return pd.DataFrame([dict(row) for row in rows], index=[row.line for row in rows])
+
+    return execution(job(frame=True)(function)).chunk(Chunk(0, ("id",), list(rows), [], frame))
+
+
+def raising(error):
+    def rejects(row, ctx):
+        raise error
+
+    return rejects
+
+
+@pytest.mark.parametrize(
+    ("returned", "results"),
+    [
+        ({"a": 1}, [{"a": 1}]),
+        ([{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 2}]),
+        (({"a": 1},), [{"a": 1}]),
+        ([], []),
+        (None, []),
+        (Row({"a": "1"}), [{"a": "1"}]),
+        (Client(id=1, name="Ann"), [{"id": 1, "name": "Ann"}]),
+        ([Client(id=1, name="Ann"), {"id": 2}], [{"id": 1, "name": "Ann"}, {"id": 2}]),
+        ({"day": date(2026, 11, 23), "none": None}, [{"day": "2026-11-23", "none": None}]),
+    ],
+)
+def test_what_a_job_returns_is_the_rows_results(returned, results):
+    outcome = outcome_of(lambda row, ctx: returned)
+    assert json.loads(outcome.results) == results
+    assert (outcome.index, outcome.line, outcome.error) == (4, 9, "")
+
+
+def test_numbers_are_kept_as_they_were_written():
+    assert outcome_of(lambda row, ctx: {"price": Decimal("1.10")}).results == b'[{"price":1.10}]'
+
+
+def test_a_job_sees_the_row_as_it_stands_in_the_file():
+    assert json.loads(outcome_of(lambda row, ctx: dict(row)).results) == [{"id": "007", "name": "Ann"}]
+
+
+def test_a_job_sees_its_model_where_it_asks_for_one():
+    def checked(row: Client, ctx):
+        return {"next": row.id + 1}
+
+    assert json.loads(outcome_of(checked).results) == [{"next": 8}]
+
+
+def test_a_row_that_does_not_validate_is_rejected_with_the_reason_and_without_the_value():
+    def checked(row: Client, ctx):
+        raise AssertionError
+
+    outcome = outcome_of(checked, Row({"id": "secret", "name": "Ann"}))
+    assert outcome.error == "Reject"
+    assert outcome.detail.startswith("id: ")
+    assert "secret" not in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "detail"),
+    [
+        (Reject("plan is not active"), "Reject", "plan is not active"),
+        (Refused("billing", "no such plan", 404), "Refused", "billing: no such plan"),
+        (MissingColumn("x", ["id"]), "MissingColumn", "there is no column 'x'; there are: id"),
+    ],
+)
+def test_a_rejection_costs_its_row_and_says_why(error, name, detail):
+    outcome = outcome_of(raising(error))
+    assert (outcome.error, outcome.detail, outcome.results) == (name, detail, b"[]")
+    assert (outcome.index, outcome.line, outcome.row) == (4, 9, ROW)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("billing", "no answer"),
+        Unauthorized("billing", "no", 403),
+        DeliveryError("not ours"),
+        Stopping("stopping"),
+        LostLease("lost"),
+    ],
+)
+def test_what_concerns_more_than_a_row_is_raised(error):
+    with pytest.raises(type(error)) as caught:
+        outcome_of(raising(error))
+    assert caught.value is error
+    with pytest.raises(type(error)):
+        frames(raising(error))
+
+
+BUGS = [
+    ZeroDivisionError("007"),
+    KeyError("007"),
+    SystemExit("007"),
+    KeyboardInterrupt("007"),
+    GeneratorExit("007"),
+    RecursionError("007"),
+    OSError("007"),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_costs_its_row_and_is_logged_without_its_message(bug, capture_log):
+    outcome = outcome_of(raising(bug))
+    assert (outcome.error, outcome.results, outcome.row) == (type(bug).__name__, b"[]", ROW)
+    assert outcome.detail == "the job has a bug; the worker's log says where"
+    (event,) = capture_log
+    assert {key: event[key] for key in ("event", "log_level", "error", "delivery", "job", "line")} == {
+        "event": "the job has a bug",
+        "log_level": "error",
+        "error": type(bug).__name__,
+        "delivery": "3f9a1c2b",
+        "job": "rejects",
+        "line": 9,
+    }
+    assert event["where"].endswith("in raising.<locals>.rejects")
+    assert "007" not in str(event)
+
+
+@pytest.mark.parametrize("returned", ["text", 7, [1], [{"a": 1}, None], {"a": object()}, {"a": {1, "b"}}, b"bytes"])
+def test_what_is_no_result_is_a_bug(returned, capture_log):
+    outcome = outcome_of(lambda row, ctx: returned)
+    assert (outcome.error, outcome.results) == ("TypeError", b"[]")
+    assert len(capture_log) == 1
+
+
+def test_a_bug_that_every_row_meets_is_logged_once(capture_log):
+    def halved(row, ctx):
+        if row["id"] == "other":
+            raise ValueError
+        return 1 / 0
+
+    running = execution(job()(halved))
+    outcomes = [running.row(Row({"id": text}, index=i, line=i)) for i, text in enumerate(["a", "b", "other", "c"])]
+    assert [outcome.error for outcome in outcomes] == ["ZeroDivisionError"] * 2 + ["ValueError", "ZeroDivisionError"]
+    assert [event["error"] for event in capture_log] == ["ZeroDivisionError", "ValueError"]
+
+
+def test_a_frame_job_gives_each_line_its_results():
+    outcomes = frames(lambda frame, ctx: frame.assign(n=[1, None]))
+    assert [(o.index, o.line, json.loads(o.results)) for o in outcomes] == [
+        (0, 2, [{"id": "1", "n": 1.0}]),
+        (1, 4, [{"id": "2", "n": None}]),
+    ]
+
+
+def test_a_line_that_a_frame_leaves_out_is_skipped_and_one_that_it_repeats_has_several_results():
+    outcomes = frames(lambda frame, ctx: pd.concat([frame.loc[[4]], frame.loc[[4]]]))
+    assert [json.loads(outcome.results) for outcome in outcomes] == [[], [{"id": "2"}, {"id": "2"}]]
+
+
+def test_a_frame_jobs_rejection_rejects_its_chunk():
+    outcomes = frames(raising(Reject("not today")))
+    assert [(o.index, o.line, o.error, o.detail) for o in outcomes] == [
+        (0, 2, "Reject", "not today"),
+        (1, 4, "Reject", "not today"),
+    ]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_frame_jobs_bug_rejects_its_chunk_and_is_logged_without_its_message(bug, capture_log):
+    outcomes = frames(raising(bug))
+    assert [outcome.error for outcome in outcomes] == [type(bug).__name__] * 2
+    (event,) = capture_log
+    assert event["line"] == 2
+    assert "007" not in str(event)
+
+
+@pytest.mark.parametrize("returned", [None, {"a": 1}, pd.DataFrame({"a": [1]}, index=[77])])
+def test_a_frame_job_that_returns_something_else_is_unusable(returned):
+    with pytest.raises(DeliveryError):
+        frames(lambda frame, ctx: returned)
+
+
+def test_a_chunk_without_good_rows_does_not_trouble_the_job():
+    wrong = [Outcome(0, 2, error="Reject")]
+    running = execution(job(frame=True)(raising(AssertionError())))
+    assert running.chunk(Chunk(0, ("id",), [], wrong, pd.DataFrame)) == []
