@@ -31,6 +31,8 @@ from worker.triggers.claims import Claims
 
 PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*.lock", "*.lck")
 QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
+GATHER_SECONDS = 0.05  # every piece of a file that is being copied makes an event; they share a look
+DUE_AT_A_LOOK = 20  # deliveries to go on with that are taken together: the others are for other workers, too
 AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
 
 _STUCK = "the inbox cannot be worked off"
@@ -107,7 +109,7 @@ class Inbox:
         """One look; hands over what it finds."""
         try:
             self._renamed |= self._events.renamed()
-            due = self._claims.due(AT_A_LOOK)
+            due = self._claims.due(DUE_AT_A_LOOK)
             for opening in due:
                 self._submit(opening)
             complete, settling = self._sorted_out(list(self._candidates()))
@@ -116,7 +118,8 @@ class Inbox:
         except (OSError, Paused) as error:
             self._warn(_STUCK, str(self._folder), sentence(error))
             return Sweep(0, more=False, settling=False)
-        return Sweep(len(due) + taken, more=len(complete) > AT_A_LOOK, settling=settling)
+        more = len(due) == DUE_AT_A_LOOK or len(complete) > AT_A_LOOK
+        return Sweep(len(due) + taken, more=more, settling=settling)
 
     def _take(self, path: Path) -> bool:
         if self._stopping:
@@ -230,8 +233,9 @@ class Events(FileSystemEventHandler):
         self._woken.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait for an event, so long at the most."""
-        self._woken.wait(seconds)
+        """Wait for an event, so long at the most, and then a little for those that come with it."""
+        if self._woken.wait(seconds):
+            time.sleep(GATHER_SECONDS)
         self._woken.clear()
 
     def close(self) -> None:
