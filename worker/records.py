@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from worker.errors import MissingColumn
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Row(dict[str, Any]):
@@ -33,6 +30,7 @@ class Row(dict[str, Any]):
         raise MissingColumn(column, self)
 
     def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Raise ``TypeError``: a row is what came in."""
         raise TypeError("a row is what came in; make a dict(row) to change it")
 
     __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
@@ -80,7 +78,7 @@ class Chunk:
     columns: tuple[str, ...]
     rows: list[Row]
     wrong: list[Outcome]
-    frame: Callable[[], pd.DataFrame]
+    frame: Callable[[], object]
 
     @property
     def size(self) -> int:

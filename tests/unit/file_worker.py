@@ -73,6 +73,8 @@ class FileWorker:
         return [delivery for opening in self.claims.due(100) if (delivery := opening())]
 
     def entry(self, delivery):
+        """What the ledger says of a delivery, a heartbeat later."""
+        self.ledger.heartbeat([])
         return self.ledger.get(delivery.id)
 
     @property

@@ -1,0 +1,273 @@
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import pytest
+from file_worker import CSV, Clock, FileWorker, rows
+
+from worker.errors import Paused, Unavailable
+from worker.triggers.inbox import AT_A_LOOK, Inbox
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def worker(tmp_path, clock):
+    worker = FileWorker(tmp_path, clock)
+    yield worker
+    worker.ledger.close()
+
+
+def look(worker, *, after=0.0):
+    """One look; the names of the files that it handed over."""
+    worker.inbox._clock.now += after
+    worker.submitted.clear()
+    worker.inbox.sweep()
+    return [delivery.source for opening in worker.submitted if (delivery := opening())]
+
+
+def settled(worker):
+    """What is complete after it has kept its size and mtime for the settle time."""
+    return look(worker) + look(worker, after=1)
+
+
+def warnings(events):
+    return [event for event in events if event["log_level"] == "warning"]
+
+
+def test_a_file_is_taken_when_it_was_the_same_for_the_settle_time(worker):
+    worker.drop()
+    assert look(worker) == []
+    assert look(worker, after=0.9) == []
+    assert look(worker, after=0.2) == ["clients.csv"]
+    assert look(worker, after=5) == []
+
+
+def test_a_file_that_grows_is_waited_for(worker):
+    for size in (1, 2, 3):
+        worker.drop(content=CSV * size, mtime=1_000_000)
+        assert look(worker, after=2) == []
+    assert look(worker, after=1) == ["clients.csv"]
+
+
+def test_a_file_that_is_written_over_with_the_same_size_is_waited_for(worker):
+    worker.drop(mtime=1_000_000)
+    assert look(worker) == []
+    worker.drop(mtime=1_000_001)
+    assert look(worker, after=2) == []
+    assert look(worker, after=1) == ["clients.csv"]
+
+
+def test_a_copy_that_keeps_an_old_mtime_is_taken_too(worker):
+    worker.drop(mtime=1)
+    assert settled(worker) == ["clients.csv"]
+
+
+def test_a_file_that_comes_again_under_its_name_has_to_settle_again(worker):
+    worker.drop()
+    assert settled(worker) == ["clients.csv"]
+    worker.drop()
+    assert look(worker) == []
+    assert look(worker, after=1) == ["clients.csv"]
+
+
+def test_a_file_that_goes_away_before_it_settles_is_forgotten(worker):
+    worker.drop().unlink()
+    assert settled(worker) == []
+
+
+def test_the_oldest_file_goes_first_and_then_the_name_decides(worker):
+    for name, mtime in [("clients-b.csv", 20), ("clients-c.csv", 10), ("clients-a.csv", 20), ("clients-d.csv", 30)]:
+        worker.drop(name, mtime=mtime)
+    assert settled(worker) == ["clients-c.csv", "clients-a.csv", "clients-b.csv", "clients-d.csv"]
+
+
+def test_only_so_many_files_are_taken_at_a_look_and_always_the_oldest(worker, monkeypatch):
+    monkeypatch.setattr("worker.triggers.inbox.AT_A_LOOK", 2)
+    assert AT_A_LOOK > 2
+    for mtime in (30, 10, 20):
+        worker.drop(f"clients-{mtime}.csv", mtime=mtime)
+    assert settled(worker) == ["clients-10.csv", "clients-20.csv"]
+    assert look(worker) == ["clients-30.csv"]
+
+
+def test_a_look_says_what_it_found(worker, monkeypatch):
+    monkeypatch.setattr("worker.triggers.inbox.AT_A_LOOK", 2)
+    for name in "abc":
+        worker.drop(f"clients-{name}.csv")
+    first = worker.inbox.sweep()
+    assert (first.handed_over, first.more, first.settling) == (0, False, True)
+    worker.inbox._clock.now += 1
+    second = worker.inbox.sweep()
+    assert (second.handed_over, second.more, second.settling) == (2, True, False)
+    third = worker.inbox.sweep()
+    assert (third.handed_over, third.more, third.settling) == (1, False, False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden.csv",
+        ".clients.csv.part",
+        "~clients.csv",
+        "clients.csv~",
+        "clients.csv.tmp",
+        "clients.csv.part",
+        "clients.csv.filepart",
+        "clients.csv.crdownload",
+        "clients.csv.lock",
+        ".~lock.clients.csv#",
+        "clients.csv.swp",
+        "signed.csv.done",
+    ],
+)
+def test_hidden_temporary_and_lock_names_are_passed_over_in_silence(worker, name, capture_log):
+    worker.drop(name)
+    assert settled(worker) == []
+    assert worker.files == [f"inbox/{name}"]
+    assert warnings(capture_log) == []
+
+
+@pytest.mark.parametrize("name", ["two words.csv", "$HOME č.csv", "a..b.csv", "no suffix", "plans.csv", "empty.csv"])
+def test_any_other_name_is_taken_whether_a_job_wants_it_or_not(worker, name):
+    worker.drop(name, b"" if name == "empty.csv" else CSV)
+    assert settled(worker) == [name]
+
+
+def test_a_job_that_wants_a_done_file_gets_its_file_when_that_is_there(worker):
+    worker.drop("signed.csv")
+    assert settled(worker) == []
+    worker.drop("signed.csv.done", b"")
+    assert look(worker) == ["signed.csv"]
+    assert [name for name in worker.files if name.startswith("inbox/")] == []
+
+
+def odd_things(inbox):
+    outside = inbox.parent / "outside.csv"
+    outside.write_bytes(CSV)
+    return {
+        "link.csv": lambda path: path.symlink_to(outside),
+        "loop.csv": lambda path: path.symlink_to(path),
+        "pipe.csv": os.mkfifo,
+        "folder.csv": Path.mkdir,
+        "inbox": Path.mkdir,
+        os.fsdecode(b"\xff.csv"): Path.touch,
+        "x" * 230: Path.touch,
+    }
+
+
+@pytest.mark.parametrize("name", ["link.csv", "loop.csv", "pipe.csv", "folder.csv", "inbox", "\udcff.csv", "x" * 230])
+def test_what_is_no_file_to_take_is_left_alone_with_one_warning(worker, name, capture_log):
+    odd_things(worker.folders.inbox)[name](worker.folders.inbox / name)
+    worker.drop()
+    assert settled(worker) == ["clients.csv"]
+    assert settled(worker) == []
+    (warning,) = warnings(capture_log)
+    assert (warning["event"], warning["name"]) == ("left alone in the inbox", name)
+    assert (worker.folders.inbox / name).is_symlink() or (worker.folders.inbox / name).exists()
+
+
+def test_a_file_that_may_not_be_read_is_left_alone_with_one_warning(worker, monkeypatch, capture_log):
+    worker.drop("secret.csv")
+    worker.drop()
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("secret.csv"))
+    assert settled(worker) == ["clients.csv"]
+    assert settled(worker) == []
+    (warning,) = warnings(capture_log)
+    assert (warning["name"], warning["reason"]) == ("secret.csv", "it may not be read")
+
+
+def test_a_file_that_cannot_be_moved_does_not_hold_up_the_others(worker, monkeypatch, capture_log):
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == "clients-stuck.csv":
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    worker.drop("clients-stuck.csv", mtime=1)
+    worker.drop("clients-free.csv")
+    assert settled(worker) == ["clients-free.csv"]
+    assert settled(worker) == []
+    (warning,) = warnings(capture_log)
+    assert (warning["name"], "Operation not permitted" in warning["reason"]) == ("clients-stuck.csv", True)
+    assert worker.inbox.sweep().handed_over == 0
+    monkeypatch.setattr(Path, "rename", rename)
+    assert settled(worker) == ["clients-stuck.csv"]
+
+
+def test_an_inbox_that_is_missing_is_told_once_and_worked_off_when_it_is_back(worker, capture_log):
+    worker.folders.inbox.rmdir()
+    assert settled(worker) == []
+    (warning,) = warnings(capture_log)
+    assert warning["event"] == "the inbox cannot be worked off"
+    assert warning["reason"].startswith("No such file or directory")
+    worker.folders.inbox.mkdir()
+    worker.drop()
+    assert settled(worker) == ["clients.csv"]
+    worker.folders.inbox.rmdir()
+    assert settled(worker) == []
+    assert len(warnings(capture_log)) == 2
+
+
+def test_a_ledger_that_is_away_is_waited_for(worker, monkeypatch, capture_log):
+    def away(*_args, **_kwargs):
+        raise Paused("the ledger cannot be used: it is locked")
+
+    worker.drop()
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.ledger, "announce", away)
+        assert settled(worker) == []
+    assert [event["reason"] for event in warnings(capture_log)] == ["the ledger cannot be used: it is locked"]
+    assert worker.files == ["inbox/clients.csv"]
+    assert settled(worker) == ["clients.csv"]
+
+
+def test_what_waited_long_enough_goes_before_new_files(worker):
+    worker.claim("clients-old.csv").settle(Unavailable("billing", "no answer"))
+    worker.drop("clients-new.csv")
+    assert look(worker) == []
+    assert look(worker, after=3) == ["clients-old.csv", "clients-new.csv"]
+
+
+def test_two_workers_on_one_inbox_take_each_file_once(worker, tmp_path, clock):
+    other = FileWorker(tmp_path, clock, owner="there.1.x")
+    for name in "abcd":
+        worker.drop(f"clients-{name}.csv")
+    look(worker)
+    look(other)
+    clock.now += 1
+    worker.inbox.sweep()
+    other.inbox.sweep()
+    taken = [delivery.source for opening in worker.submitted + other.submitted if (delivery := opening())]
+    assert sorted(taken) == [f"clients-{name}.csv" for name in "abcd"]
+    assert len(worker.entries) == 4
+    other.ledger.close()
+
+
+def test_a_file_that_was_renamed_into_place_is_complete_at_once(worker, clock):
+    submitted = SimpleQueue()
+    inbox = Inbox(worker.folders.inbox, worker.claims, worker.jobs, submitted.put, settle_seconds=3600, clock=clock)
+    worker.drop("written-here.csv")
+    inbox.start()
+    try:
+        delivery = first_of_those_renamed_into_place(worker, submitted)
+    finally:
+        inbox.stop()
+    assert len(rows(delivery)) == 2
+    assert (worker.folders.inbox / "written-here.csv").exists()
+
+
+def first_of_those_renamed_into_place(worker, submitted):
+    """Files are renamed one after the other, as the first may come before the inbox listens."""
+    for attempt in range(100):
+        worker.drop(f"clients-{attempt}.csv.tmp").rename(worker.folders.inbox / f"clients-{attempt}.csv")
+        with suppress(Empty):
+            return submitted.get(timeout=0.1)()
+    raise AssertionError("no rename was noticed")

@@ -1,0 +1,33 @@
+import inspect
+from pathlib import Path
+
+import pytest
+
+import worker
+
+MODULES = sorted(Path(worker.__file__).parent.rglob("*.py"))
+
+
+def test_a_job_author_imports_these_names_and_no_others():
+    assert worker.__all__ == ["Context", "DeliveryError", "Refused", "Reject", "Row", "Unavailable", "job"]
+
+
+@pytest.mark.parametrize("name", worker.__all__)
+def test_what_a_job_author_imports_is_documented(name):
+    thing = getattr(worker, name)
+    assert inspect.getdoc(thing)
+    undocumented = [
+        attribute
+        for attribute, value in vars(thing).items()
+        if not attribute.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property))
+        and not inspect.getdoc(value)
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_is_short_and_says_what_it_is_for(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400
+    assert not lines or lines[0].startswith('"""')
