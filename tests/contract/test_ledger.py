@@ -1,0 +1,440 @@
+"""What the ledger promises, whatever database it lies in."""
+
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from worker.errors import ConfigError, DeliveryError, LostLease, Paused, Unavailable
+from worker.ledger import Ledger
+from worker.records import Delivery, Input
+
+TRIGGERS = ("inbox", "process")
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite"])
+def url(request, tmp_path):
+    """An empty database."""
+    return f"sqlite:///{tmp_path / 'state' / 'state.db'}"
+
+
+@pytest.fixture
+def opened(url, clock):
+    """Opens the ledger for an owner."""
+    ledgers = []
+
+    def open_ledger(owner="one", **options):
+        ledgers.append(Ledger(url, **{"owner": owner, "lease": 30, "clock": clock, **options}))
+        return ledgers[-1]
+
+    yield open_ledger
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(opened):
+    return opened()
+
+
+@pytest.fixture
+def other(opened, ledger):
+    return opened("other")
+
+
+def take(ledger, gone=(), limit=100, triggers=TRIGGERS):
+    return ledger.take(lambda owner: owner in gone, triggers=triggers, limit=limit)
+
+
+def begun(ledger, source="clients.csv"):
+    return ledger.begin(ledger.announce("inbox", source), sha256="ab" * 32, size=1234)
+
+
+def as_delivery(entry, *, job="summary", rows=0, **state):
+    """What the runner would have made of an entry."""
+    made = Delivery(
+        id=entry.id,
+        trigger=entry.trigger,
+        source=entry.source,
+        input=Input(entry.source, entry.sha256, entry.bytes),
+        folder=Path(),
+        attempts=entry.attempts,
+        started=datetime.now(UTC),
+        read=lambda reading: iter(()),
+        guard=lambda: None,
+        settle=lambda error: None,
+        job=job,
+        state=state,
+    )
+    made.counts.results = rows
+    return made
+
+
+def finished(ledger, error=None, **state):
+    entry = begun(ledger)
+    ledger.finish(entry, as_delivery(entry, **state), error)
+    return ledger.get(entry.id)
+
+
+def put_away(ledger, entry):
+    ledger.put_away(entry)
+    ledger.heartbeat([])
+    return ledger.get(entry.id)
+
+
+def test_a_new_ledger_is_empty(ledger):
+    assert ledger.entries() == []
+    assert ledger.counts() == {"waiting": 0, "running": 0, "done": 0, "failed": 0}
+    assert ledger.owners() == set()
+
+
+def test_an_announced_delivery_is_owned_before_anything_else_happens(ledger, clock):
+    entry = ledger.announce("inbox", "clients.csv", job="summary")
+    assert ledger.get(entry.id) == entry
+    assert (entry.trigger, entry.source, entry.job, entry.state) == ("inbox", "clients.csv", "summary", "waiting")
+    assert (entry.owner, entry.lease_until, entry.created) == ("one", clock.now + 30, clock.now)
+    assert (entry.attempts, entry.rows_done, entry.sha256, entry.bytes) == (0, 0, "", 0)
+    assert (entry.started, entry.finished, entry.put_away, entry.error) == (None, None, False, "")
+    assert len(entry.id) == 8
+
+
+@pytest.mark.parametrize("source", ["two words.csv", "č $'\"; DROP TABLE deliveries", "a\nb.csv"])
+def test_any_name_is_kept_as_it_is(ledger, source):
+    assert ledger.get(ledger.announce("inbox", source).id).source == source
+
+
+def test_a_withdrawn_delivery_is_forgotten(ledger):
+    entry = ledger.announce("inbox", "clients.csv")
+    ledger.withdraw(entry)
+    assert ledger.entries() == []
+    with pytest.raises(KeyError):
+        ledger.get(entry.id)
+
+
+def test_a_delivery_that_another_worker_took_cannot_be_withdrawn(ledger, other):
+    entry = ledger.announce("inbox", "clients.csv")
+    take(other, gone={"one"})
+    ledger.withdraw(entry)
+    assert other.get(entry.id).owner == "other"
+
+
+def test_a_begun_delivery_runs_and_counts_its_attempts(ledger, clock):
+    first = begun(ledger)
+    assert (first.state, first.attempts, first.started) == ("running", 1, clock.now)
+    assert (first.sha256, first.bytes) == ("ab" * 32, 1234)
+    ledger.put_back(first, None, Unavailable("billing", "no answer"), hold_off=0)
+    clock.now += 5
+    (again,) = take(ledger)
+    second = ledger.begin(again, sha256=again.sha256, size=again.bytes)
+    assert (second.attempts, second.started, second.error, second.detail) == (2, first.started, "", "")
+
+
+def test_a_living_workers_deliveries_are_not_taken(ledger, other, clock):
+    begun(ledger)
+    assert take(other) == take(ledger) == []
+    clock.now += 29
+    assert take(other) == []
+
+
+def test_a_silent_workers_deliveries_are_taken_when_its_lease_ends(ledger, other, clock):
+    entry = begun(ledger)
+    clock.now += 31
+    (taken,) = take(other)
+    assert (taken.id, taken.owner, taken.lease_until) == (entry.id, "other", clock.now + 30)
+
+
+def test_a_dead_workers_deliveries_are_taken_at_once(ledger, other):
+    entry = begun(ledger)
+    assert [taken.id for taken in take(other, gone={"one"})] == [entry.id]
+
+
+def test_of_two_heirs_one_gets_the_delivery(opened, ledger, other):
+    begun(ledger)
+    third = opened("third")
+    assert len(take(other, gone={"one"}) + take(third, gone={"one"})) == 1
+
+
+def test_the_oldest_is_taken_first_and_no_more_than_asked_for(ledger, other, clock):
+    entries = []
+    for _ in range(5):
+        entries.append(begun(ledger).id)
+        clock.now += 1
+    assert [entry.id for entry in take(other, gone={"one"}, limit=3)] == entries[:3]
+    assert [entry.id for entry in take(other, gone={"one"}, limit=3)] == entries[3:]
+
+
+def test_each_trigger_takes_its_own(ledger, other):
+    ledger.announce("queue", "clients.summary")
+    assert take(other, gone={"one"}) == []
+    assert len(take(other, gone={"one"}, triggers=["queue"])) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ledger, entry: ledger.guard(entry),
+        lambda ledger, entry: ledger.begin(entry, sha256="", size=0),
+        lambda ledger, entry: ledger.finish(entry, as_delivery(entry, late=True), None),
+        lambda ledger, entry: ledger.finish(entry, as_delivery(entry), DeliveryError("no")),
+        lambda ledger, entry: ledger.put_back(entry, None, Paused("later"), hold_off=0),
+        lambda ledger, entry: ledger.give_up(entry, DeliveryError("no")),
+        lambda ledger, entry: ledger.hold(entry, detail="later", hold_off=0),
+    ],
+)
+def test_whoever_lost_a_delivery_changes_nothing(ledger, other, change):
+    entry = begun(ledger)
+    (taken,) = take(other, gone={"one"})
+    with pytest.raises(LostLease, match=f"delivery {entry.id} was taken over by another worker"):
+        change(ledger, entry)
+    assert other.get(entry.id) == taken
+    assert other.state.load("summary") == {}
+
+
+def test_a_guard_keeps_the_lease_good(ledger, other, clock):
+    entry = begun(ledger)
+    clock.now += 29
+    ledger.guard(entry)
+    clock.now += 29
+    assert take(other) == []
+
+
+def test_a_guard_lets_a_late_worker_go_on_where_nobody_took_over(ledger, clock):
+    entry = begun(ledger)
+    clock.now += 100
+    ledger.guard(entry)
+    assert ledger.get(entry.id).lease_until == clock.now + 30
+
+
+def test_a_heartbeat_renews_all_leases_and_says_how_far_they_are(ledger, other, clock):
+    entries = [begun(ledger), begun(ledger)]
+    clock.now += 20
+    ledger.heartbeat([as_delivery(entry, rows=7) for entry in entries])
+    clock.now += 20
+    assert take(other) == []
+    found = ledger.get(entries[0].id)
+    assert (found.rows_done, found.job, found.version) == (7, "summary", entries[0].version)
+
+
+def test_a_heartbeat_keeps_no_delivery_that_another_worker_took(ledger, other, clock):
+    entry = begun(ledger)
+    (taken,) = take(other, gone={"one"})
+    clock.now += 20
+    ledger.heartbeat([as_delivery(entry, rows=7)])
+    assert other.get(entry.id) == taken
+
+
+def test_whoever_leaves_lets_go_of_everything(ledger, other):
+    begun(ledger)
+    begun(ledger)
+    assert ledger.owners() == {"one"}
+    ledger.release()
+    assert ledger.owners() == {""}
+    assert len(take(other)) == 2
+
+
+def test_what_was_put_back_waits_for_its_time(ledger, other, clock):
+    entry = begun(ledger)
+    ledger.put_back(entry, as_delivery(entry, rows=3), Unavailable("billing", "no answer", 503), hold_off=10)
+    found = ledger.get(entry.id)
+    assert (found.state, found.owner, found.not_before) == ("waiting", "", clock.now + 10)
+    assert (found.error, found.detail, found.rows_done) == ("Unavailable", "billing: no answer", 3)
+    clock.now += 9.9
+    assert take(other) == take(ledger) == []
+    clock.now += 0.2
+    assert len(take(other)) == 1
+
+
+def test_an_error_of_a_library_is_kept_without_its_words(ledger):
+    entry = begun(ledger)
+    ledger.put_back(entry, None, ValueError("Ann Smith"), hold_off=0)
+    assert ledger.get(entry.id).detail == "an unexpected ValueError; the log says where"
+
+
+def test_a_done_delivery_is_over_when_it_is_put_away(ledger, other, clock):
+    entry = finished(ledger)
+    assert (entry.state, entry.finished, entry.error, entry.put_away) == ("done", clock.now, "", False)
+    over = put_away(ledger, entry)
+    assert (over.put_away, over.owner, over.state) == (True, "", "done")
+    clock.now += 1000
+    assert take(other, gone={"one"}) == []
+
+
+def test_a_done_delivery_that_is_not_put_away_yet_is_taken_over_for_that(ledger, other):
+    entry = finished(ledger)
+    (taken,) = take(other, gone={"one"})
+    assert (taken.id, taken.state) == (entry.id, "done")
+
+
+def test_a_failed_delivery_says_why(ledger):
+    entry = finished(ledger, DeliveryError("its header names 'id' more than once"))
+    assert (entry.state, entry.error, entry.detail) == (
+        "failed",
+        "DeliveryError",
+        "its header names 'id' more than once",
+    )
+
+
+def test_one_that_could_not_be_opened_is_given_up(ledger, other):
+    entry = begun(ledger)
+    ledger.give_up(entry, DeliveryError("its file is gone"))
+    found = ledger.get(entry.id)
+    assert (found.state, found.put_away, found.owner, found.detail) == ("failed", True, "", "its file is gone")
+    assert take(other, gone={"one"}) == []
+
+
+def test_one_that_cannot_be_put_away_keeps_its_end_and_is_tried_later(ledger, other, clock):
+    entry = finished(ledger)
+    ledger.hold(entry, detail="it is finished, but its file cannot be put away", hold_off=60)
+    assert take(other) == []
+    clock.now += 61
+    (taken,) = take(other)
+    assert (taken.state, taken.detail) == ("done", "it is finished, but its file cannot be put away")
+
+
+def test_a_failed_delivery_can_be_reopened(ledger, other, clock):
+    entry = put_away(ledger, finished(ledger, DeliveryError("no")))
+    assert ledger.reopen(entry)
+    found = ledger.get(entry.id)
+    assert (found.state, found.put_away, found.owner, found.attempts) == ("waiting", False, "", 1)
+    assert [taken.id for taken in take(other)] == [entry.id]
+
+
+def test_a_delivery_is_reopened_once_and_only_if_it_failed(ledger):
+    failed = put_away(ledger, finished(ledger, DeliveryError("no")))
+    assert ledger.reopen(failed)
+    assert not ledger.reopen(failed)
+    assert not ledger.reopen(finished(ledger))
+
+
+def test_entries_are_newest_first_and_the_unfinished_before_them(ledger, clock):
+    names = []
+    for name, end in [("old-running", None), ("old-done", "done"), ("new-running", None), ("new-done", "done")]:
+        entry = begun(ledger, name)
+        if end:
+            ledger.finish(entry, as_delivery(entry), None)
+        names.append(name)
+        clock.now += 1
+    found = [entry.source for entry in ledger.entries()]
+    assert found == ["new-running", "old-running", "new-done", "old-done"]
+    assert len(ledger.entries(limit=3)) == 3
+
+
+def test_deliveries_are_counted_by_state(ledger):
+    ledger.announce("inbox", "a.csv")
+    begun(ledger)
+    begun(ledger)
+    finished(ledger)
+    finished(ledger, DeliveryError("no"))
+    assert ledger.counts() == {"waiting": 1, "running": 2, "done": 1, "failed": 1}
+
+
+def test_a_jobs_state_is_kept_with_its_done_delivery(ledger, other):
+    finished(ledger, since="2026-11-22", page=3)
+    finished(ledger, since="2026-11-23", seen=["a", {"b": None}])
+    kept = {"since": "2026-11-23", "page": 3, "seen": ["a", {"b": None}]}
+    assert ledger.state.load("summary") == other.state.load("summary") == kept
+    assert ledger.state.load("another") == {}
+
+
+def test_a_failed_deliverys_state_is_not_kept(ledger):
+    finished(ledger, DeliveryError("no"), since="2026-11-23")
+    assert ledger.state.load("summary") == {}
+
+
+def test_a_delivery_is_not_done_without_its_jobs_state(ledger):
+    entry = begun(ledger)
+    with pytest.raises(TypeError):
+        ledger.finish(entry, as_delivery(entry, good=1, wrong=object()), None)
+    assert ledger.get(entry.id).state == "running"
+    assert ledger.state.load("summary") == {}
+
+
+def test_a_decimal_in_a_jobs_state_comes_back_as_a_number(ledger):
+    finished(ledger, price=Decimal("1.50"))
+    assert ledger.state.load("summary") == {"price": 1.5}
+
+
+def test_everything_is_there_after_a_restart(opened, ledger):
+    entry = begun(ledger)
+    ledger.close()
+    assert opened().get(entry.id) == entry
+
+
+def test_an_entry_is_a_value(ledger):
+    entry = begun(ledger)
+    assert replace(entry, version=9).version == 9
+    assert ledger.get(entry.id) == entry
+
+
+def test_time_is_the_databases_own_where_no_other_is_given(url):
+    ledger = Ledger(url, owner="one")
+    before, created, after = datetime.now(UTC), ledger.announce("inbox", "a.csv").created, datetime.now(UTC)
+    assert before.timestamp() - 1 < created < after.timestamp() + 1
+    ledger.close()
+
+
+class TestSqlite:
+    """What holds for a ledger in a file."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "state" / "state.db"
+
+    @pytest.fixture
+    def url(self, path):
+        return f"sqlite:///{path}"
+
+    def test_only_its_owner_may_look_into_it(self, ledger, path):
+        begun(ledger)
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+        assert modes["state.db"] == 0o600
+        assert set(modes.values()) == {0o600}
+
+    def test_a_newer_programs_ledger_is_refused_and_left_as_it_is(self, opened, path):
+        opened().close()
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE longshore SET schema = 99")
+            connection.execute("DROP TABLE tokens")
+        connection.close()
+        with pytest.raises(ConfigError, match=r"schema 99, this program knows \d+; use a newer Longshore"):
+            opened()
+        with sqlite3.connect(path) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        connection.close()
+        assert "tokens" not in tables
+
+    def test_a_damaged_ledger_is_refused_and_left_as_it_is(self, opened, path):
+        path.parent.mkdir()
+        path.write_bytes(b"not a database " * 1000)
+        with pytest.raises(ConfigError, match=r"state\.db: the ledger cannot be opened: file is not a database"):
+            opened()
+        assert path.read_bytes() == b"not a database " * 1000
+
+    def test_a_ledger_that_cannot_be_written_is_refused(self, opened, path):
+        path.mkdir(parents=True)
+        with pytest.raises(ConfigError, match="cannot be written: Is a directory; check the folder's permissions"):
+            opened()
+
+    def test_a_ledger_that_is_damaged_later_is_waited_for(self, ledger, path):
+        ledger.announce("inbox", "a.csv")
+        ledger.close()
+        for file in path.parent.iterdir():
+            file.write_bytes(b"not a database " * 1000)
+        with pytest.raises(Paused, match="the ledger cannot be used: "):
+            ledger.counts()
