@@ -274,6 +274,17 @@ def test_a_done_delivery_is_over_when_it_is_put_away(ledger, other, clock):
     assert take(other, gone={"one"}) == []
 
 
+def test_one_that_is_put_away_is_not_forgotten_where_another_one_is_lost(ledger, other):
+    lost = begun(ledger)
+    take(other, gone={"one"})
+    entry = finished(ledger)
+    ledger.put_away(entry)
+    with pytest.raises(LostLease):
+        ledger.put_back(lost, None, Paused("later"), hold_off=0)
+    ledger.heartbeat([])
+    assert ledger.get(entry.id).put_away
+
+
 def test_a_done_delivery_that_is_not_put_away_yet_is_taken_over_for_that(ledger, other):
     entry = finished(ledger)
     (taken,) = take(other, gone={"one"})
