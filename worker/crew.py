@@ -60,8 +60,7 @@ class Crew:
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
             try:
-                if active := list(self._active.values()):
-                    self._ledger.heartbeat(active)
+                self._ledger.heartbeat(list(self._active.values()))
             except Paused as trouble:
                 self._log.warning("no heartbeat", reason=trouble.detail)
 

@@ -71,7 +71,7 @@ class Chunk:
     """Some consecutive rows of a delivery, in input order.
 
     ``rows`` could be read, ``wrong`` could not (each is already an outcome); together they are the chunk's ``size``
-    rows from index ``start`` on. ``frame`` makes a DataFrame of the good rows, indexed by line.
+    rows from index ``start`` on. ``frame`` makes a pandas DataFrame of the good rows, indexed by line.
     """
 
     start: int

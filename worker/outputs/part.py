@@ -37,9 +37,15 @@ class PartFile:
         self._clock = clock
         self._unsynced, self._synced_at = 0, clock()
         self._file: BinaryIO | None = None
+        self._named = False  # whether its name is durable, too
 
     def recover(self) -> Iterator[Outcome]:
         """The outcomes of earlier attempts; what they sent is added to the meter."""
+        if self._path.exists():
+            yield from self._begin_anew()
+        self._file = self._path.open("ab", buffering=0)
+
+    def _begin_anew(self) -> Iterator[Outcome]:
         sent: dict[str, Any] = {}
         with files.aside(self._path) as fresh:
             for line, entry in _whole_lines(self._path):
@@ -49,9 +55,7 @@ class PartFile:
                 else:
                     yield _outcome(*entry)
         files.hidden(self._path).replace(self._path)
-        files.sync_folder(self._path.parent)
         self._meter.add(sent.get("calls", {}), sent.get("token_requests", 0))
-        self._file = self._path.open("ab", buffering=0)
 
     def append(self, outcomes: Iterable[tuple[Outcome, bool]]) -> None:
         """Write outcomes at once, each with its row where the flag says so."""
@@ -76,6 +80,9 @@ class PartFile:
         """Make durable what was appended."""
         if self._file:
             files.sync(self._file)
+            if not self._named:
+                files.sync_folder(self._path.parent)
+                self._named = True
         self._unsynced, self._synced_at = 0, self._clock()
 
     def close(self) -> None:

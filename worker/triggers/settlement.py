@@ -77,7 +77,7 @@ class Settlement:
             self._log.error("delivery not settled", reason=trouble.detail)
 
     def _finish(self, entry: Entry, delivery: Delivery, error: DeliveryError | None) -> None:
-        self._ledger.finish(entry, delivery, error)
+        finished = self._ledger.finish(entry, delivery, error)
         if error:
             self._log.error("delivery failed", error=type(error).__name__, reason=error.detail)
         else:
@@ -89,7 +89,7 @@ class Settlement:
                 rejected=counts.rejected,
                 skipped=counts.skipped,
             )
-        self.put_away(self._ledger.get(entry.id))
+        self.put_away(finished)
 
     def _put_back(self, entry: Entry, delivery: Delivery | None, error: Exception) -> None:
         if isinstance(error, LostLease):

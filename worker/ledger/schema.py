@@ -1,0 +1,51 @@
+"""The ledger's tables; ``SCHEMA`` grows with every change that an older program would not understand."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.records import Entry
+
+SCHEMA = 1
+
+metadata = sa.MetaData()
+schema_table = sa.Table("longshore", metadata, sa.Column("schema", sa.Integer, nullable=False))
+_columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type of Entry's field: type, default
+    "str": (sa.String, ""),
+    "int": (sa.BigInteger, 0),
+    "float": (sa.Double, 0.0),
+    "bool": (sa.Boolean, False),
+    "float | None": (sa.Double, None),
+}
+delivery_table = sa.Table(
+    "deliveries",
+    metadata,
+    *(
+        sa.Column(field.name, kind, primary_key=field.name == "id", nullable=default is None, default=default)
+        for field in fields(Entry)
+        for kind, default in [_columns[str(field.type)]]
+    ),
+    sa.Index("deliveries_by_state", "put_away", "state"),
+)
+token_table = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False, default=0),
+    sa.Column("sealed", sa.LargeBinary),
+    sa.Column("expires", sa.Double, nullable=False, default=0.0),
+    sa.Column("leader", sa.String, nullable=False, default=""),
+    sa.Column("lease_until", sa.Double, nullable=False, default=0.0),
+    sa.Column("failure", sa.String, nullable=False, default=""),
+    sa.Column("retry_at", sa.Double, nullable=False, default=0.0),
+)
+state_table = sa.Table(
+    "job_state",
+    metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
