@@ -6,6 +6,7 @@ imported inside it, so that `longshore --help` does not wait for pandas.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -190,7 +191,9 @@ def process(
 def _check_files(files: list[Path]) -> None:
     for file in files:
         if not file.is_file():
-            misused(f"{file}: there is no such file")
+            misused(f"{file}: {'is no regular file' if file.exists() else 'there is no such file'}")
+        if not os.access(file, os.R_OK):
+            misused(f"{file}: cannot be read; give this user the permission")
 
 
 def _end(*, failed: int, waiting: int) -> None:

@@ -107,7 +107,10 @@ def status(lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Non
     for each in lines:
         if each["error"]:
             say(f"{each['delivery']} {each['source']} {_IS[each['state']]}:\n  {each['error']}")
-    say(", ".join(f"{count:,} {state}" for state, count in counts.items()))
+    shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
+    say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
+    if counts["failed"]:
+        say("`longshore retry ID` runs a failed one again")
 
 
 def show(found: Mapping[str, Any], outbox: str) -> None:

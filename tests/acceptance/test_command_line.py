@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -172,6 +173,23 @@ def test_a_file_name_with_brackets_and_escapes_is_shown_as_it_is(longshore, proj
     assert done.returncode == 0
     assert "clients[bold]\\x1b[31m.csv.gz" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_bars_are_shown_where_standard_error_is_a_terminal(project, samples):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "worker", "process", str(samples / "clients.csv")]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal says that its other end is closed
+            while piece := os.read(ours, 4096):
+                shown += piece
+        assert process.stdout
+        printed = process.stdout.read()
+    os.close(ours)
+    assert b"rows/s" in shown
+    assert b"delivery taken" not in shown, "only what is wrong is logged between the bars"
+    assert b"\x1b" not in printed
 
 
 # run

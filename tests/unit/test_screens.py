@@ -1,0 +1,49 @@
+"""What people see is what was written, whatever that is."""
+
+import pytest
+
+from worker import screens
+
+
+def test_a_text_does_nothing_to_the_terminal():
+    assert screens.printable("a\x1b[31m\u202eb\n") == "a\\x1b[31m\\u202eb\\n"
+
+
+def test_markup_in_a_text_is_shown_not_obeyed(capsys):
+    screens.say("[bold]clients[/bold].csv :smile:")
+    assert capsys.readouterr().out == "[bold]clients[/bold].csv :smile:\n"
+
+
+def test_a_path_is_not_folded_however_narrow_the_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    screens.say("/a/path/that/is/longer/than/the/screen")
+    assert capsys.readouterr().out == "/a/path/that/is/longer/than/the/screen\n"
+
+
+def test_a_complaint_is_one_line_on_standard_error(capsys):
+    screens.complain("this\nand that")
+    assert capsys.readouterr().err == "error: this\\nand that\n"
+
+
+def test_a_table_keeps_every_character_on_a_narrow_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
+    screens.table(("file", "rows"), [("clients-of-the-north.csv", 1234567)])
+    shown = capsys.readouterr().out
+    assert "1,234,567" in shown
+    assert "clients-of-the-north.csv" in "".join(shown.split()).replace("1,234,567", "")
+
+
+def test_an_account_names_the_outputs_or_the_reason_why_there_are_none(capsys):
+    done = {"source": "a.csv", "job": "sums", "rows_in": 2, "results": 1, "rejected": 1, "skipped": 0}
+    failed = {"source": "b.csv", "job": "", "state": "failed", "error": "no job takes it"}
+    screens.accounts([{**done, "outputs": [{"name": "a-1.csv"}]}, failed], "outbox")
+    shown = capsys.readouterr().out
+    assert "a.csv went through sums:\n  outbox/a-1.csv\n" in shown
+    assert "b.csv failed:\n  no job takes it\n" in shown
+
+
+@pytest.mark.parametrize(("deliveries", "said"), [(1, ""), (3, " (the newest 1 are shown)")])
+def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
+    line = {"source": "a.csv", "job": "j", "state": "done", "rows_done": 1, "attempts": 1, "delivery": "1", "error": ""}
+    screens.status([line], {"waiting": 0, "running": 0, "done": deliveries, "failed": 0})
+    assert capsys.readouterr().out.endswith(f"{deliveries} done, 0 failed{said}\n")
