@@ -55,7 +55,6 @@ _Table = TypeVar("_Table", bound=BaseModel)
 
 _PREFIX = "LONGSHORE_"
 _NOT_SETTINGS = {"LONGSHORE_CONFIG"}  # it names the file, for the command line
-_NOT_YET = {"issuer": "is not supported yet in this version; write token_url"}
 _NOUNS = {
     "int": "a whole number",
     "float": "a number",
@@ -255,7 +254,7 @@ def _what(mistake: ErrorDetails, model: type[BaseModel]) -> str:
     if mistake["type"] == "sentence":
         return mistake["msg"]
     if mistake["type"] == "extra_forbidden":
-        return _NOT_YET.get(name) or f"unknown key{nearest(name, model.model_fields)}"
+        return f"unknown key{nearest(name, model.model_fields)}"
     field = model.model_fields.get(name)
     if field is None:
         return _complaint(mistake)
@@ -273,5 +272,5 @@ def _complaint(mistake: ErrorDetails) -> str:
         return "holds a character that is not allowed there"
     if wrong_type := re.fullmatch(r"([a-z]+)_(type|parsing)", kind):
         return f"must be {_NOUNS[wrong_type[1]]}; got {_GIVEN.get(type(given), 'something else')}"
-    what = re.sub("^(Input|String) should", "must", mistake["msg"])
+    what = re.sub("^(Input|String|Tuple) should", "must", mistake["msg"])
     return f"{what}; got {given}" if isinstance(given, int | float) else what

@@ -1,4 +1,4 @@
-"""Two terms of HTTP that both the token endpoint and the backends speak: an origin, and how long to wait."""
+"""Terms of HTTP that both the OAuth servers and the backends speak: addresses, origins, and how long to wait."""
 
 from __future__ import annotations
 
@@ -6,9 +6,36 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def address(text: str) -> SplitResult:
+    """The parts of an http or https URL; raises ``ValueError`` with a sentence that quotes nothing."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("must be an http or https address")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user or a password: they belong in an [auth.NAME] table")
+    if "#" in text:
+        raise ValueError("must not have a fragment (#)")
+    return parts
+
+
+def travels_open(address: SplitResult) -> bool:
+    """Whether others on the network can read what is sent there."""
+    host = address.hostname or ""
+    try:
+        loopback = ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    return address.scheme == "http" and not loopback
 
 
 def origin_of(url: str) -> str:

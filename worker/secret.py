@@ -50,7 +50,7 @@ class Secret:
 
     def __init__(self, source: object, place: Place | None = None, key: str = "") -> None:
         place = place or Place()
-        self._read = _reader(source, place)
+        self._read = _reader(source, place, self._usable)
         self._where = place.where
         self._key = f"{place.key}.{key}" if place.key else key
 
@@ -62,7 +62,19 @@ class Secret:
         try:
             return self._read()
         except ValueError as unreadable:
-            raise ConfigError([Problem(self._where, self._key, str(unreadable))]) from None
+            raise self.mistake(str(unreadable)) from None
+
+    def mistake(self, what: str) -> ConfigError:
+        """The error for somebody who read it and can make nothing of it."""
+        return ConfigError([Problem(self._where, self._key, what)])
+
+    @staticmethod
+    def _usable(text: str, where: str) -> str:
+        if not text:
+            raise ValueError(f"{where} is empty; put the secret there")
+        if not text.isprintable():
+            raise ValueError(f"{where} must hold the secret as one line of printable UTF-8 text")
+        return text
 
     def __repr__(self) -> str:
         return "***"
@@ -93,35 +105,40 @@ class Secret:
         return secret
 
 
-def _reader(source: object, place: Place) -> Callable[[], str]:
+class SecretDocument(Secret):
+    """A secret of several lines, such as a private key in PEM."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _usable(text: str, where: str) -> str:
+        for line in text.splitlines() or [text]:
+            Secret._usable(line, where)
+        return text
+
+
+def _reader(source: object, place: Place, usable: Callable[[str, str], str]) -> Callable[[], str]:
     match source:
         case str():
-            return lambda: _usable(source, "the text")
+            return lambda: usable(source, "the text")
         case {"env": str(name), **rest} if not rest:
-            return lambda: _from_environment(name, place.environ)
+            return lambda: usable(_in_environment(name, place.environ), f"the environment variable {name}")
         case {"file": str(name), **rest} if not rest:
-            return lambda: _from_file(place.root / name)
+            path = place.root / name
+            return lambda: usable(_in_file(path), str(path))
     raise ValueError('must be a text, { env = "NAME" } or { file = "PATH" }')
 
 
-def _from_environment(name: str, environ: Mapping[str, str]) -> str:
+def _in_environment(name: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
         raise ValueError(f"the environment variable {name} is not set; set it where the worker is started")
-    return _usable(environ[name], f"the environment variable {name}")
+    return environ[name]
 
 
-def _from_file(path: Path) -> str:
+def _in_file(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; put the secret there") from None
     text = content.decode(errors="surrogateescape")  # a strict decoder's error would carry the secret along
-    return _usable(text[:-2] if text.endswith("\r\n") else text.removesuffix("\n"), str(path))
-
-
-def _usable(text: str, where: str) -> str:
-    if not text:
-        raise ValueError(f"{where} is empty; put the secret there")
-    if not text.isprintable():
-        raise ValueError(f"{where} must hold the secret as one line of printable UTF-8 text")
-    return text
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

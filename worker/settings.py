@@ -8,14 +8,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from worker.secret import Place, Secret, sentence
+from worker.http_terms import address, travels_open
+from worker.secret import Place, Secret, SecretDocument, sentence
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -33,42 +33,29 @@ def _not_a_flag(value: object) -> object:
 
 
 def _several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    return value if isinstance(value, list | tuple) else (value,)
 
 
-def _address(text: str) -> SplitResult:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError("must be an http or https address")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user or a password: they belong in an [auth.NAME] table")
-    if "#" in text:
-        raise ValueError("must not have a fragment (#)")
-    return parts
+def _file(path: Path | None, info: ValidationInfo) -> Path | None:
+    if path is not None and not (Place.of(info).root / path).is_file():
+        raise sentence("names no file; put the PEM file there")
+    return path and Place.of(info).root / path
 
 
-def _travels_open(address: SplitResult) -> bool:
-    """Whether others on the network can read what is sent there."""
-    host = address.hostname or ""
-    try:
-        loopback = ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    return address.scheme == "http" and not loopback
-
-
-def _token_url(text: str) -> str:
-    if _travels_open(_address(text)):
+def _server_url(text: str) -> str:
+    if travels_open(address(text)):
         raise ValueError("must be https, as the client's secret is sent there (http is for loopback hosts only)")
     return text
 
 
+def _issuer(text: str) -> str:
+    if address(_server_url(text)).query:
+        raise ValueError("must not have a query (?): the addresses of its metadata are made from it")
+    return text
+
+
 def _backend_url(text: str) -> str:
-    if _address(text).query:
+    if address(text).query:
         raise ValueError("must not have a query (?): a call gives its own params")
     return text
 
@@ -142,19 +129,44 @@ class WorkerSettings(_Table):
         raise ValueError("must be sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE for a fleet")
 
 
+_Proof = TypeVar("_Proof")
+_OWN_PARAMETERS = {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"}
+_OWN_PARAMETERS |= {"scope", "audience", "resource"}
+_PROOFS = {
+    "basic": {"client_secret"},
+    "post": {"client_secret"},
+    "private_key_jwt": {"key"},
+    "tls": {"client_cert", "client_key"},
+}
+
+
 class ClientCredentialsSettings(_Table):
     """``[auth.NAME]``: the worker is an OAuth client (RFC 6749 section 4.4). Times are seconds.
 
-    ``default_lifetime`` is for a token that comes without ``expires_in``; ``raw_basic`` sends Basic credentials without
-    the form-encoding of RFC 6749 section 2.3.1.
+    Either ``token_url`` is written, or the metadata of ``issuer`` say it. ``client_auth`` says which of the proofs are
+    needed: ``client_secret``, ``key`` (several: the newest first), or ``client_cert`` and ``client_key``. ``raw_basic``
+    sends Basic credentials without the form-encoding of RFC 6749 section 2.3.1, ``assertion_audience`` is the token
+    endpoint's address unless it is given, and ``default_lifetime`` is for a token that comes without ``expires_in``.
     """
 
     type: Literal["client_credentials"] = "client_credentials"
-    token_url: Annotated[str, AfterValidator(_token_url)] = Field(examples=['"https://idp.example/oauth2/token"'])
+    issuer: Annotated[str, AfterValidator(_issuer)] | None = Field(None, examples=['"https://idp.example"'])
+    token_url: Annotated[str, AfterValidator(_server_url)] | None = Field(
+        None, examples=['"https://idp.example/oauth2/token"']
+    )
     client_id: Text = Field(examples=['"batch-worker"'])
-    client_secret: Secret = Field(examples=['{ env = "HOSPITAL_SECRET" }'])
-    client_auth: Literal["basic", "post"] = "basic"
+    client_auth: Literal["basic", "post", "private_key_jwt", "tls"] = "basic"
+    client_secret: Secret | None = Field(None, examples=['{ env = "HOSPITAL_SECRET" }'])
     raw_basic: bool = False
+    key: Annotated[tuple[SecretDocument, ...], BeforeValidator(_several)] = Field(
+        (), max_length=4, examples=['{ file = "private-key.jwk" }']
+    )
+    key_id: Text | None = Field(None, examples=['"2026-11"'])
+    algorithm: Literal["RS256", "RS384", "PS256", "ES256", "ES384"] | None = Field(None, examples=['"RS384"'])
+    assertion_audience: Text | None = Field(None, examples=['"https://idp.example"'])
+    client_cert: Path | None = Field(None, examples=['"client-cert.pem"'])
+    client_key: Path | None = Field(None, examples=['"client-key.pem"'])
+    ca_file: Annotated[Path | None, AfterValidator(_file)] = Field(None, examples=['"hospital-ca.pem"'])
     scopes: tuple[Scope, ...] = Field((), examples=['["billing.read", "system/*.read"]'])
     audience: Text | None = Field(None, examples=['"https://billing.example"'])
     resource: Text | None = Field(None, examples=['"https://billing.example/api"'])
@@ -162,17 +174,48 @@ class ClientCredentialsSettings(_Table):
     default_lifetime: Seconds = Field(300, gt=0, le=86_400)
     timeout: Seconds = Field(10, gt=0, le=600)
 
-    @field_validator("client_auth", mode="before")
+    @property
+    def server(self) -> str:
+        """The OAuth server as it was configured: its issuer, or its token endpoint."""
+        return self.issuer or self.token_url or ""
+
+    @field_validator("token_url")
     @classmethod
-    def _built(cls, value: object) -> object:
-        if value in ("private_key_jwt", "tls"):
-            raise ValueError("is not supported yet in this version")
-        return value
+    def _unless_the_issuer_says_it(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if "issuer" in info.data and (url is None) == (info.data["issuer"] is None):
+            example = 'e.g. token_url = "https://idp.example/oauth2/token", or the issuer whose metadata say it'
+            raise sentence(
+                "is of no use beside issuer; remove one of the two" if url else f"is missing; write {example}"
+            )
+        return url
+
+    @field_validator("client_secret", "key", "client_cert", "client_key")
+    @classmethod
+    def _as_client_auth_needs(cls, proof: _Proof, info: ValidationInfo) -> _Proof:
+        name, method = str(info.field_name), info.data.get("client_auth")
+        if method and not proof and name in _PROOFS[method]:
+            example = cls.model_fields[name].examples
+            raise sentence(f"is missing; write e.g. {name} = {example[0] if example else ''}")
+        if method and proof and name not in _PROOFS[method]:
+            raise sentence(f'is of no use with client_auth = "{method}"; remove one of the two')
+        return proof
+
+    @field_validator("client_cert", "client_key")
+    @classmethod
+    def _there(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return _file(path, info)
+
+    @field_validator("key_id")
+    @classmethod
+    def _of_one_key(cls, key_id: str | None, info: ValidationInfo) -> str | None:
+        if key_id and len(info.data.get("key", ())) > 1:
+            raise sentence("is for a single key; write each of several keys as a JWK that holds its own kid")
+        return key_id
 
     @field_validator("extra")
     @classmethod
     def _beside_the_standard_ones(cls, extra: Mapping[str, str]) -> Mapping[str, str]:
-        own = {"grant_type", "client_id", "client_secret", "scope", "audience", "resource"} & extra.keys()
+        own = _OWN_PARAMETERS & extra.keys()
         if own:
             raise ValueError(f"must not hold {', '.join(sorted(own))}: the worker sends it from its own setting")
         return extra
@@ -212,7 +255,7 @@ class _BackendTable(_Table):
     max_concurrency: Annotated[Literal["auto"] | int, BeforeValidator(_concurrency)] = "auto"
     rate_limit: Annotated[float | None, BeforeValidator(_rate)] = Field(None, gt=0, examples=['"50/s"'])
     max_body_mib: Whole = Field(64, ge=1, le=4096)
-    ca_file: Path | None = Field(None, examples=['"hospital-ca.pem"'])
+    ca_file: Annotated[Path | None, AfterValidator(_file)] = Field(None, examples=['"hospital-ca.pem"'])
 
     @field_validator("auth")
     @classmethod
@@ -220,16 +263,9 @@ class _BackendTable(_Table):
         auths, url = Place.of(info).auths, info.data.get("url", "")
         if name is not None and auths is not None and name not in auths:
             raise sentence(f"names no [auth.NAME] table{nearest(name, auths)}")
-        if name is not None and _travels_open(urlsplit(url)):
+        if name is not None and travels_open(urlsplit(url)):
             raise sentence("would be sent unencrypted, as url is http; write url with https, or leave auth out")
         return name
-
-    @field_validator("ca_file")
-    @classmethod
-    def _there(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is not None and not (Place.of(info).root / path).is_file():
-            raise sentence("names no file; put the certificates of the private CA there, as PEM")
-        return path and Place.of(info).root / path
 
 
 class RestSettings(_BackendTable):

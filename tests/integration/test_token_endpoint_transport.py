@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 import requests
 
-from worker.auth.transport import MAX_BODY, TokenRequest, send
+from worker.auth.transport import MAX_BODY, Request, send
 from worker.errors import Unavailable
 
 SECRET = "canary-secret"
@@ -57,7 +57,7 @@ def answering(head, *pieces, pause=0.0):
 
 
 def post(url, timeout=5):
-    return send(TokenRequest("hospital", url, timeout, {"client_secret": SECRET}, {"Authorization": "Basic own"}))
+    return send(Request("hospital", url, timeout, {"client_secret": SECRET}, {"Authorization": "Basic own"}))
 
 
 @pytest.mark.parametrize(

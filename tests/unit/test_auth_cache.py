@@ -338,7 +338,7 @@ def test_a_secret_that_was_rotated_is_read_again_and_tried_at_once(fleet, tmp_pa
 def test_a_wrong_secret_is_refused_and_not_tried_again_at_once(fleet):
     worker = fleet.worker(client_secret="wrong")
     for _ in range(10):
-        with pytest.raises(Unauthorized, match="invalid_client; check client_id, client_secret and client_auth"):
+        with pytest.raises(Unauthorized, match="invalid_client; check client_id, client_auth and the secret"):
             token_of(worker)
     assert len(fleet.server.requests) == 1
 
@@ -349,7 +349,7 @@ def test_a_secret_that_is_gone_leaves_the_servers_no_as_the_error(fleet, tmp_pat
     (tmp_path / "secret").unlink()
     with pytest.raises(Unauthorized, match="invalid_client"):
         token_of(worker)
-    assert [entry["event"] for entry in capture_log] == ["the client secret cannot be read again"]
+    assert [entry["event"] for entry in capture_log] == ["the client's secrets cannot be read again"]
 
 
 def test_clients_that_ask_for_something_else_do_not_wait_for_each_other(fleet):
@@ -373,6 +373,7 @@ def test_clients_that_ask_for_something_else_do_not_wait_for_each_other(fleet):
         {"client_secret": "other"},
         {"client_auth": "post"},
         {"raw_basic": True},
+        {"assertion_audience": "https://idp.example"},
         {"scopes": ["a"]},
         {"audience": "a"},
         {"resource": "a"},

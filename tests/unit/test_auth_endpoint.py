@@ -111,8 +111,8 @@ def test_a_redirect_is_a_mistake_in_the_configuration(status):
 @pytest.mark.parametrize(
     ("status", "code", "advice"),
     [
-        (401, "invalid_client", "check client_id, client_secret and client_auth"),
-        (401, "unauthorized_client", "check client_secret"),
+        (401, "invalid_client", "check client_id, client_auth and the secret, key or certificate"),
+        (401, "unauthorized_client", "check the secret or key"),
         (400, "invalid_scope", "check scopes"),
         (400, "invalid_target", "check resource and audience"),
         (400, "unsupported_grant_type", "client credentials grant"),

@@ -22,6 +22,14 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "amqp": (config.AmqpSettings,),
     "jobs.NAME": (config.JobSettings,),
 }
+# Settings that exclude each other: the examples of each group are tried without those of the others.
+ALTERNATIVES: dict[type[BaseModel], list[tuple[str, set[str]]]] = {
+    config.ClientCredentialsSettings: [
+        ("basic", {"token_url", "client_secret", "raw_basic"}),
+        ("private_key_jwt", {"issuer", "key", "key_id", "algorithm", "assertion_audience"}),
+        ("tls", {"token_url", "client_cert", "client_key"}),
+    ]
+}
 MODELS = [(section, model) for section, models in SECTIONS.items() for model in models]
 
 
@@ -51,15 +59,29 @@ def test_each_documented_default_is_the_real_one(section: str, model: type[BaseM
     assert written == {name: default(name, field) for name, field in model.model_fields.items()}
 
 
-@pytest.mark.parametrize(("section", "model"), MODELS)
-def test_the_documented_examples_are_accepted(section: str, model: type[BaseModel], tmp_path: Path) -> None:
-    for file in ("token", "hospital-ca.pem"):
+def examples(section: str, model: type[BaseModel]) -> list[list[str]]:
+    """The examples of a table, in groups that may stand together."""
+    found = {name: example for name, (_, example) in documented(section, model).items()}
+    groups = ALTERNATIVES.get(model, [])
+    exclusive = set().union(*(names for _, names in groups))
+    tables = []
+    for method, names in groups:
+        chosen = {name: example for name, example in found.items() if name in names or name not in exclusive}
+        tables.append(list((chosen | {"client_auth": f'client_auth = "{method}"'}).values()))
+    return tables or [list(found.values())]
+
+
+@pytest.mark.parametrize(
+    ("section", "table"), [(section, table) for section, model in MODELS for table in examples(section, model)]
+)
+def test_the_documented_examples_are_accepted(section: str, table: list[str], tmp_path: Path) -> None:
+    for file in ("token", "hospital-ca.pem", "private-key.jwk", "client-cert.pem", "client-key.pem"):
         (tmp_path / file).write_text("made up")
     environ = dict.fromkeys(("HOSPITAL_SECRET", "BILLING_PASSWORD", "BILLING_KEY"), "made up")
-    examples = [example.replace("/run/secrets/", "") for _, example in documented(section, model).values()]
+    written = [example.replace("/run/secrets/", "") for example in table]
     hospital = ["[auth.hospital]", 'type = "bearer"', 'token = "made up"']
     path = tmp_path / "longshore.toml"
-    path.write_text("\n".join([*hospital, f"[{section}]", *examples]), encoding="utf-8")
+    path.write_text("\n".join([*hospital, f"[{section}]", *written]), encoding="utf-8")
     config.load(path, environ | {"AMQP_URL": "amqp://broker.example"})
 
 

@@ -160,7 +160,7 @@ class TokenCache:
         if isinstance(found, Failure) and found.refused:
             client = self._client.reread()
             if client is not self._client:
-                log.info("trying the client secret as it reads now", auth=client.name)
+                log.info("trying the client's secrets as they read now", auth=client.name)
                 self._client = client
                 return self._obtain(client, meter, early)
         return found

@@ -1,4 +1,4 @@
-"""This worker as a client of an OAuth server: one identity, as its secret reads at the moment."""
+"""This worker as a client of an OAuth server: one identity, as its secrets read at the moment."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Callable
 
 from worker import exact_json
-from worker.auth.client_authentication import ClientAuthentication, ClientSecretBasic, ClientSecretPost
-from worker.auth.endpoint import read_token
+from worker.auth.client_authentication import ClientAuthentication
+from worker.auth.discovery import Discovery
+from worker.auth.endpoint import Unrecognized, read_token
+from worker.auth.proof import Proof
 from worker.auth.sealing import Seal, derive
 from worker.auth.token import Token
-from worker.auth.transport import Send, TokenRequest
+from worker.auth.transport import Request, Send
 from worker.config import ClientCredentialsSettings
 from worker.errors import ConfigError
 from worker.log import get_logger
@@ -23,7 +25,7 @@ class Client:
     """Asks for tokens with the client credentials grant (RFC 6749 section 4.4).
 
     ``key`` stands in the ledger for all that shapes the request, and ``seal`` encrypts what is kept there; both change
-    with the secret. Raises ``ConfigError`` if the secret cannot be read.
+    with the client's proof. Raises ``ConfigError`` if that cannot be read.
     """
 
     def __init__(
@@ -33,20 +35,50 @@ class Client:
         self._settings = settings
         self._send = send
         self._clock = clock
-        self._secret = settings.client_secret.reveal()
+        self._proof = Proof.read(name, settings)
         self._parameters = _parameters(settings)
-        self._authentication = _authentication(settings, self._secret)
-        salt = hashlib.sha256(exact_json.dumps([settings.token_url, settings.client_id])).digest()
-        sealing_key, secret_version = derive(self._secret, salt)
-        self.key = self._digest(secret_version)
+        self._token_url = self._endpoint()
+        salt = hashlib.sha256(exact_json.dumps([settings.server, settings.client_id])).digest()
+        sealing_key, version = derive(self._proof.material, salt)
+        self.key = self._digest(version)
         self.seal = Seal(sealing_key, self.key)
         self._missing: set[str] = set()
 
     def fetch(self, meter: Meter) -> Token:
-        """One token request; raises ``Unavailable`` or ``Unauthorized``."""
+        """A token, by one request; by one more for each older key while the server does not know the newer ones.
+
+        Raises ``Unavailable`` or ``Unauthorized``.
+        """
+        url = self._token_url()
+        *newer, last = self._proof.methods
+        for method in newer:
+            try:
+                return self._ask(url, method, meter)
+            except Unrecognized as error:
+                log.warning("trying the next older key", auth=self.name, reason=error.detail)
+        return self._ask(url, last, meter)
+
+    def reread(self) -> Client:
+        """The client with its proof as it reads now; this very one if that is the same, or cannot be read."""
+        try:
+            client = Client(self.name, self._settings, send=self._send, clock=self._clock)
+        except ConfigError as error:
+            log.warning("the client's secrets cannot be read again", auth=self.name, reason=error.detail)
+            return self
+        return self if client.key == self.key else client
+
+    def _endpoint(self) -> Callable[[], str]:
+        issuer, settings = self._settings.issuer, self._settings
+        if not issuer:
+            return lambda: str(settings.token_url)
+        return Discovery(
+            self.name, issuer, send=self._send, timeout=settings.timeout, tls=self._proof.tls, clock=self._clock
+        ).token_url
+
+    def _ask(self, url: str, method: ClientAuthentication, meter: Meter) -> Token:
         settings = self._settings
-        request = TokenRequest(self.name, settings.token_url, settings.timeout, dict(self._parameters), {})
-        self._authentication.sign(request)
+        request = Request(self.name, url, settings.timeout, dict(self._parameters), tls=self._proof.tls)
+        method.sign(request)
         sent = self._clock()
         meter.token_request()
         token = read_token(
@@ -59,29 +91,20 @@ class Client:
         self._report_missing(set(settings.scopes) - set(token.scope))
         return token
 
-    def reread(self) -> Client:
-        """The client with its secret as it reads now; this very one if that is the same, or cannot be read."""
-        try:
-            if self._settings.client_secret.reveal() == self._secret:
-                return self
-            return Client(self.name, self._settings, send=self._send, clock=self._clock)
-        except ConfigError as error:
-            log.warning("the client secret cannot be read again", auth=self.name, reason=error.detail)
-            return self
-
     def _report_missing(self, scopes: set[str]) -> None:
         if scopes and scopes != self._missing:
             log.warning("fewer scopes were granted than asked for", auth=self.name, missing=" ".join(sorted(scopes)))
         self._missing = scopes
 
-    def _digest(self, secret_version: str) -> str:
+    def _digest(self, version: str) -> str:
         settings = self._settings
         shape = {
-            "token_url": settings.token_url,
+            "server": settings.server,
             "client_id": settings.client_id,
-            "client_auth": [settings.client_auth, settings.raw_basic],
+            "client_auth": [settings.client_auth, settings.raw_basic, settings.assertion_audience],
+            "key": [settings.key_id, settings.algorithm],
             "parameters": sorted((self._parameters | {"scope": " ".join(sorted(settings.scopes))}).items()),
-            "secret": secret_version,
+            "proof": version,
         }
         return hashlib.sha256(exact_json.dumps(sorted(shape.items()))).hexdigest()
 
@@ -90,9 +113,3 @@ def _parameters(settings: ClientCredentialsSettings) -> dict[str, str]:
     wanted = {"scope": " ".join(settings.scopes), "audience": settings.audience, "resource": settings.resource}
     named = {name: value for name, value in wanted.items() if value}
     return {**settings.extra, **named, "grant_type": "client_credentials"}
-
-
-def _authentication(settings: ClientCredentialsSettings, secret: str) -> ClientAuthentication:
-    if settings.client_auth == "post":
-        return ClientSecretPost(settings.client_id, secret)
-    return ClientSecretBasic(settings.client_id, secret, raw=settings.raw_basic)

@@ -151,6 +151,7 @@ def open_credential(
             return FixedCredential(name, "key", settings.header, settings.key.reveal)
         case ClientCredentialsSettings():
             client = Client(name, settings, send=send, clock=clock)
-            lease = settings.timeout + 5  # an answer that takes still longer is a late leader's, which does no harm
+            requests = max(1, len(settings.key)) + bool(settings.issuer)
+            lease = requests * settings.timeout + 5  # whoever takes still longer is a late leader, which does no harm
             cache = TokenCache(client, store, owner=owner, lease=lease, clock=clock, sleep=sleep, random=random)
             return ClientCredentials(name, cache, clock)

@@ -18,13 +18,18 @@ _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1: what m
 _ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # narrower than RFC 6749 section 5.2: no room for prose
 _TEMPORARY_STATUS = {408, 425, 429}
 _TEMPORARY_CODE = {"server_error", "slow_down", "temporarily_unavailable"}
+_UNRECOGNIZED = {"invalid_client", "unauthorized_client"}  # the second is what Keycloak says to a wrong secret
 _ADVICE = {
-    "invalid_client": "check client_id, client_secret and client_auth",
-    "unauthorized_client": "check client_secret, and that this client may use the client credentials grant",
+    "invalid_client": "check client_id, client_auth and the secret, key or certificate",
+    "unauthorized_client": "check the secret or key, and that this client may use the client credentials grant",
     "unsupported_grant_type": "the server must allow the client credentials grant",
     "invalid_scope": "check scopes",
     "invalid_target": "check resource and audience",
 }
+
+
+class Unrecognized(Unauthorized):
+    """The token endpoint does not know this client by the proof that it gave; another key may do."""
 
 
 def read_token(auth: str, answer: Answer, *, sent: float, scopes: tuple[str, ...], default_lifetime: float) -> Token:
@@ -65,18 +70,29 @@ def _error_code(document: dict[str, Any]) -> str:
     return code if isinstance(code, str) and _ERROR_CODE.fullmatch(code) else "an error without a proper name"
 
 
+def outage(auth: str, answer: Answer, code: str = "", *, whom: str = "the token endpoint") -> Unavailable | None:
+    """The error where an answer says nothing about us, but to come again later."""
+    if answer.status < 500 and answer.status not in _TEMPORARY_STATUS and code not in _TEMPORARY_CODE:
+        return None
+    asked = retry_after(answer.headers)
+    wait = None if asked is None else min(max(asked, 1.0), MAX_RETRY_AFTER)
+    return Unavailable(auth, _said(whom, answer, code), answer.status, retry_after=wait)
+
+
 def _refusal(auth: str, answer: Answer, code: str) -> BackendError:
     status = answer.status
-    said = f"the token endpoint answered {status}" + (f", {code}" if code else "")
-    if status >= 500 or status in _TEMPORARY_STATUS or code in _TEMPORARY_CODE:
-        asked = retry_after(answer.headers)
-        wait = None if asked is None else min(max(asked, 1.0), MAX_RETRY_AFTER)
-        return Unavailable(auth, said, status, retry_after=wait)
+    if error := outage(auth, answer, code):
+        return error
     if 300 <= status < 400:
         advice = "redirects are not followed with a secret: write the final address as token_url"
     else:
         advice = _ADVICE.get(code, "check token_url" if status in (404, 405) else "check this auth's settings")
-    return Unauthorized(auth, f"{said}; {advice}", status)
+    kind = Unrecognized if status == 401 or code in _UNRECOGNIZED else Unauthorized
+    return kind(auth, f"{_said('the token endpoint', answer, code)}; {advice}", status)
+
+
+def _said(whom: str, answer: Answer, code: str) -> str:
+    return f"{whom} answered {answer.status}" + (f", {code}" if code else "")
 
 
 def _usable(auth: str, access_token: str) -> str:

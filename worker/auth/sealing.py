@@ -17,7 +17,7 @@ _NONCE_BYTES = 12
 
 @lru_cache(maxsize=64)
 def derive(secret: str, salt: bytes) -> tuple[bytes, str]:
-    """From a client's secret: a 256-bit key, and a version of the secret that does not reveal it.
+    """From a client's secret or private key: a 256-bit key, and a version of the secret that does not reveal it.
 
     The two are separate halves of one scrypt output (RFC 7914), which costs about 50 ms: a ledger that gets into the
     wrong hands is a slow oracle for guessing the secret, and none for a secret that was generated.

@@ -1,10 +1,11 @@
-"""One POST to a token endpoint, and nothing that requests would do beside it."""
+"""One request to an OAuth server, and nothing that requests would do beside it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import requests
 import urllib3
@@ -15,14 +16,28 @@ MAX_BODY = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """What is posted, and where; ``auth`` is the configuration's name for it. Shows no content: it holds the secret."""
+class Tls:
+    """Whose certificates are trusted, None for the usual ones, and the client's own: certificate and key, all PEM."""
+
+    ca_file: Path | None = None
+    client: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A form that is posted, or, where it is empty, a document that is got.
+
+    ``auth`` is the client's name in the settings, ``whom`` is what errors call the other side. Shows no content: it
+    holds the client's proof.
+    """
 
     auth: str
     url: str
     timeout: float
-    form: dict[str, str] = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
+    form: dict[str, str] = field(default_factory=dict, repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    tls: Tls = Tls()
+    whom: str = "the token endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +49,22 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-Send = Callable[[TokenRequest], Answer]
+Send = Callable[[Request], Answer]
 
 
-def send(request: TokenRequest) -> Answer:
-    """Post the form; raises ``Unavailable`` where no whole answer came back.
+def send(request: Request) -> Answer:
+    """Ask; raises ``Unavailable`` where no whole answer came back.
 
     Redirects are not followed (requests would post the secret again on a 307 or 308), no netrc file is read, and at
     most ``MAX_BODY`` bytes are taken, within ``timeout`` seconds each for connecting, for the headers and for the body.
     """
     try:
         with requests.Session() as session:
-            around = session.merge_environment_settings(request.url, {}, True, None, None)
+            verify = str(request.tls.ca_file) if request.tls.ca_file else None
+            around = session.merge_environment_settings(request.url, {}, True, verify, _paths(request.tls.client))
             session.trust_env = False  # proxies and CA bundle are in `around`; a netrc would replace our credentials
-            response = session.post(
+            response = session.request(
+                "POST" if request.form else "GET",
                 request.url,
                 data=request.form,
                 headers={"Accept": "application/json", "Accept-Encoding": "identity", **request.headers},
@@ -57,33 +74,36 @@ def send(request: TokenRequest) -> Answer:
             )
             with response:
                 return Answer(response.status_code, response.headers, _body(request, response))
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors, as are those of PEM files
         if isinstance(error, requests.RequestException):
             error.request = None  # it carries the secret
         raise Unavailable(request.auth, _reason(error, request)) from error
 
 
-def _body(request: TokenRequest, response: requests.Response) -> bytes:
+def _paths(client: tuple[Path, Path] | None) -> tuple[str, str] | None:
+    return (str(client[0]), str(client[1])) if client else None
+
+
+def _body(request: Request, response: requests.Response) -> bytes:
     body, deadline = b"", time.monotonic() + request.timeout
     while piece := response.raw.read1(MAX_BODY, decode_content=True):
         body += piece
         if len(body) > MAX_BODY:
-            raise Unavailable(request.auth, f"the token endpoint's answer is longer than {MAX_BODY // 1024} KiB")
+            raise Unavailable(request.auth, f"the answer of {request.whom} is longer than {MAX_BODY // 1024} KiB")
         if time.monotonic() > deadline:
             raise requests.ReadTimeout
     return body
 
 
-def _reason(error: Exception, request: TokenRequest) -> str:
+def _reason(error: Exception, request: Request) -> str:
     """A sentence that quotes nothing: an exception's own text may hold URLs and headers."""
     match error:
         case requests.exceptions.SSLError():
-            return "no TLS with the token endpoint: check its certificate's names, dates and CA (REQUESTS_CA_BUNDLE)"
+            return f"no TLS with {request.whom}: check its certificate's names, dates and CA (ca_file)"
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
-            return f"the token endpoint did not answer within {request.timeout:g} s"
+            return f"{request.whom} did not answer within {request.timeout:g} s"
         case requests.ConnectionError() | urllib3.exceptions.ProtocolError():
-            return "the token endpoint cannot be reached, or broke off"
+            return f"{request.whom} cannot be reached, or broke off"
         case _:
-            return (
-                f"the token endpoint cannot be asked ({type(error).__name__}): check token_url and the proxy settings"
-            )
+            what = "check its address, the certificate files and the proxy settings"
+            return f"{request.whom} cannot be asked ({type(error).__name__}): {what}"
