@@ -62,33 +62,36 @@ def sync(file: BinaryIO) -> None:
 
 
 @contextmanager
-def aside(target: Path) -> Iterator[BinaryIO]:
+def aside(target: Path, by: str = "") -> Iterator[BinaryIO]:
     """A new hidden file beside ``target``, fsynced at the end; it is for ``publish`` to give it its name."""
-    hidden(target).unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
-    with hidden(target).open("xb") as file:
+    hidden(target, by).unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
+    with hidden(target, by).open("xb") as file:
         yield file
         sync(file)
 
 
-def hidden(target: Path) -> Path:
-    """Where a file is written until it may be seen; no trigger picks up such a name."""
-    return target.with_name(f".{target.name}.part")
+def hidden(target: Path, by: str = "") -> Path:
+    """Where a file is written until it may be seen; no trigger picks up such a name.
+
+    ``by`` keeps apart those that may want one name at the same time.
+    """
+    return target.with_name(f".{target.name}.{by}.part" if by else f".{target.name}.part")
 
 
-def publish(target: Path) -> None:
+def publish(target: Path, by: str = "") -> None:
     """Give what was written ``aside`` its name; raises ``FileExistsError`` if that is taken."""
-    _link_or_move(hidden(target), target)
+    _link_or_move(hidden(target, by), target)
     sync_folder(target.parent)
 
 
-def write(target: Path, data: bytes) -> None:
+def write(target: Path, data: bytes, by: str = "") -> None:
     """A whole new file at once; raises ``FileExistsError`` if the name is taken."""
-    with aside(target) as file:
+    with aside(target, by) as file:
         file.write(data)
-    _publish_or_remove(target)
+    _publish_or_remove(target, by)
 
 
-def move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path, by: str = "") -> None:
     """Move a file, also to another file system; raises ``FileExistsError`` if the name is taken by another file.
 
     If a crash left the file under both names, the move is finished.
@@ -102,24 +105,24 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy(source, target)
+        copy(source, target, by)
         source.unlink()
     sync_folder(target.parent)
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, by: str = "") -> None:
     """A durable copy under a new name; raises ``FileExistsError`` if that is taken."""
-    with source.open("rb") as original, aside(target) as twin:
+    with source.open("rb") as original, aside(target, by) as twin:
         shutil.copyfileobj(original, twin, 1 << 20)
-    shutil.copystat(source, hidden(target))
-    _publish_or_remove(target)
+    shutil.copystat(source, hidden(target, by))
+    _publish_or_remove(target, by)
 
 
-def _publish_or_remove(target: Path) -> None:
+def _publish_or_remove(target: Path, by: str) -> None:
     try:
-        publish(target)
+        publish(target, by)
     finally:
-        hidden(target).unlink(missing_ok=True)
+        hidden(target, by).unlink(missing_ok=True)
 
 
 def _link_or_move(source: Path, target: Path) -> None:
@@ -140,7 +143,7 @@ def put_away(source: Path, folder: Path, name: str, delivery: str) -> Path:
     """Move a delivery's source into ``folder``, under its own name or, if that is taken, with the id in it."""
     for candidate in (folder / name, folder / with_id(name, delivery)):
         with suppress(FileExistsError):
-            move(source, candidate)
+            move(source, candidate, delivery)
             return candidate
     if not filecmp.cmp(source, candidate, shallow=False):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(candidate))

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -93,6 +93,7 @@ def test_what_has_no_json_form_is_a_type_error(value):
         exact_json.dumps(value)
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(
         st.none()

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,28 @@ def test_a_source_is_kept_where_both_its_names_are_taken_by_others(tmp_path):
     with pytest.raises(FileExistsError):
         files.put_away(source, archive, "a.csv", "3f9a1c2b")
     assert source.read_bytes() == b"data"
+
+
+def test_two_sources_of_one_name_that_are_copied_away_at_once_are_kept_apart(tmp_path, monkeypatch, other_file_system):
+    archive, copyfileobj = tmp_path / "archive", shutil.copyfileobj
+    archive.mkdir()
+    sources = [tmp_path / "first", tmp_path / "second"]
+    for source in sources:
+        source.write_bytes(source.name.encode())
+
+    def meanwhile(original, twin, size):
+        copyfileobj(original, twin, size)
+        if sources[1].exists():
+            monkeypatch.setattr(shutil, "copyfileobj", copyfileobj)
+            files.put_away(sources[1], archive, "a.csv", "22222222")
+
+    monkeypatch.setattr(shutil, "copyfileobj", meanwhile)
+    files.put_away(sources[0], archive, "a.csv", "11111111")
+    assert {name: (archive / name).read_bytes() for name in names(archive)} == {
+        "a-11111111.csv": b"first",
+        "a.csv": b"second",
+    }
+    assert names(tmp_path) == ["archive"]
 
 
 def test_a_private_folder_is_for_its_owner_only(tmp_path):

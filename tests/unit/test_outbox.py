@@ -162,13 +162,13 @@ def test_after_a_crash_between_the_renames_the_next_attempt_finishes(
     """``half``: the file has its name, and its hidden one still."""
     publish, names = files.publish, []
 
-    def crash(target):
+    def crash(target, by=""):
         if len(names) == published:
             if half:
-                target.hardlink_to(files.hidden(target))
+                target.hardlink_to(files.hidden(target, by))
             raise Crash
         names.append(target.name)
-        publish(target)
+        publish(target, by)
 
     with monkeypatch.context() as patched, pytest.raises(Crash):
         patched.setattr(files, "publish", crash)

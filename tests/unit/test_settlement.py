@@ -7,6 +7,7 @@ from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 
 from worker import files
 from worker.errors import DeliveryError, LostLease, Paused, Reject, Stopping, Unauthorized, Unavailable
+from worker.triggers import settlement
 
 OTHER = b"id\n1\n"
 
@@ -96,6 +97,26 @@ def test_a_reason_that_is_somebody_elses_is_not_overwritten(worker, left):
     delivery = failed(worker)
     assert read(worker, "failed/clients.csv.error.json") == left
     assert f"failed/clients-{delivery.id}.csv.error.json" in worker.files
+
+
+def test_of_two_that_fail_at_once_each_gets_its_own_reason(worker, clock, monkeypatch):
+    told = settlement._told
+    first, second = worker.claim(), worker.claim(content=OTHER)
+
+    def meanwhile(reason):
+        monkeypatch.setattr(settlement, "_told", told)
+        found = told(reason)
+        second.settle(DeliveryError("no"))
+        return found
+
+    monkeypatch.setattr(settlement, "_told", meanwhile)
+    first.settle(DeliveryError("no"))
+    clock.now += 61
+    assert worker.due() == []
+    for name, delivery in [("clients.csv", second), (f"clients-{first.id}.csv", first)]:
+        assert json.loads(read(worker, f"failed/{name}.error.json"))["delivery"] == delivery.id
+        assert f"failed/{name}" in worker.files
+    assert len(worker.files) == 4
 
 
 @pytest.mark.parametrize("folder", ["archive", "failed"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,8 +133,12 @@ class Settlement:
         ours = (folder / name).exists() and (folder / name).samefile(source)  # a crash came in the middle of the move
         if not ours and ((folder / name).exists() or _told(folder / f"{name}.error.json") not in (None, entry.id)):
             name = files.with_id(name, entry.id)
-        with suppress(FileExistsError):  # a crash came between this and the next line
-            files.write(folder / f"{name}.error.json", exact_json.dumps(_reason(entry)) + b"\n")
+        reason = folder / f"{name}.error.json"
+        try:
+            files.write(reason, exact_json.dumps(_reason(entry)) + b"\n", entry.id)
+        except FileExistsError:
+            if _told(reason) != entry.id:  # another one took the name just now: look again later
+                raise
         files.put_away(source, folder, name, entry.id)
 
     def reopen(self, entry: Entry) -> bool:
