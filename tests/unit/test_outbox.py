@@ -150,6 +150,17 @@ def test_calls_of_all_attempts_are_counted(tmp_path, outbox, make):
     assert (manifest["calls"], manifest["token_requests"]) == ({"billing": 4}, 4)
 
 
+def test_what_a_job_remembers_survives_a_crash_even_after_the_last_rename(tmp_path, outbox, make):
+    made = make()
+    with outbox.open(made, summary) as part:
+        made.state["since"] = "2026-11-23"
+        part.append(ROWS)
+        part.commit()
+    with outbox.open(again := make(attempts=2), summary) as part:
+        assert part.committed
+    assert again.state == {"since": "2026-11-23"}
+
+
 class Crash(BaseException):
     """kill -9, as far as the code can tell."""
 

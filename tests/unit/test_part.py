@@ -23,9 +23,10 @@ class Clock:
         return self.now
 
 
-def opened(tmp_path, *, meter=None, sync_rows=1000, clock=None):
+def opened(tmp_path, *, meter=None, state=None, sync_rows=1000, clock=None):
     """A part file that was recovered, and what it recovered."""
-    part = PartFile(tmp_path / "outcomes.part", meter or Meter(), sync_rows=sync_rows, clock=clock or Clock())
+    path, state = tmp_path / "outcomes.part", {} if state is None else state
+    part = PartFile(path, meter or Meter(), state, sync_rows=sync_rows, clock=clock or Clock())
     return part, list(part.recover())
 
 
@@ -120,6 +121,28 @@ def test_what_was_sent_is_counted_on_over_the_attempts(tmp_path):
         part.close()
 
 
+def test_what_a_job_wants_remembered_outlives_the_attempt(tmp_path):
+    part, _ = opened(tmp_path, state=(state := {}))
+    state["since"] = 1.5
+    part.append([(result(0), False)])
+    state["page"] = 3
+    part.append([(result(1), False)])
+    state["never"] = "on disk"
+    part.close()
+    part, outcomes = opened(tmp_path, state=(state := {}))
+    part.close()
+    assert (len(outcomes), state) == (2, {"since": 1.5, "page": 3})
+
+
+def test_no_outcome_is_on_disk_without_what_its_row_remembered(tmp_path):
+    part, _ = opened(tmp_path, state=(state := {}))
+    state["since"] = 7
+    part.append([(result(0), False)])
+    part.close()
+    lines = (tmp_path / "outcomes.part").read_bytes().splitlines()
+    assert [line[:1] for line in lines] == [b"{", b"["]
+
+
 def test_outcomes_survive_the_process_at_once_and_the_machine_some_rows_later(tmp_path, synced):
     part, _ = opened(tmp_path, sync_rows=3)
     synced.clear()
@@ -145,6 +168,6 @@ def test_outcomes_survive_the_machine_a_second_later_at_the_latest(tmp_path, syn
 
 
 def test_nothing_can_be_appended_before_the_earlier_outcomes_were_read(tmp_path):
-    part = PartFile(tmp_path / "outcomes.part", Meter(), sync_rows=1)
+    part = PartFile(tmp_path / "outcomes.part", Meter(), {}, sync_rows=1)
     with pytest.raises(AssertionError, match=r"recover\(\) comes first"):
         part.append([(result(0), False)])

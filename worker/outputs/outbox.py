@@ -46,7 +46,7 @@ class OutboxPart:
         self._manifest = folder / f"{stem}.manifest.json"
         self.committed = self._is_committed()
         shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
-        self._part = PartFile(delivery.folder / "outcomes.part", delivery.meter, sync_rows=chunk_rows)
+        self._part = PartFile(delivery.folder / "outcomes.part", delivery.meter, delivery.state, sync_rows=chunk_rows)
         self._rendering = Rendering(folder, stem, shape, chunk_rows=chunk_rows, counts=delivery.counts)
         self._go_on()
 

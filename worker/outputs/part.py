@@ -5,7 +5,8 @@ slow row holds back the ones behind it:
 
     [index, line, results]                            a result, or (no results) a skipped row
     [index, line, results, error, detail, row]        a rejection, or a result that may still turn into one
-    {"calls": {...}, "token_requests": 1}             what was sent up to here
+    {"calls": {...}, "token_requests": 1, "state": {...}}
+                                                      what was sent, and what the job wants remembered, up to here
 
 A line is written at once and fsynced some rows later. Each attempt begins a new file with what is whole in the old one,
 so that a worker that was only slow, and has lost the delivery, writes where nobody reads.
@@ -13,6 +14,7 @@ so that a worker that was only slow, and has lost the delivery, writes where nob
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -28,11 +30,18 @@ class PartFile:
     """Append-only and durable; ``recover`` comes first, and all of it."""
 
     def __init__(
-        self, path: Path, meter: Meter, *, sync_rows: int, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        meter: Meter,
+        state: dict[str, Any],
+        *,
+        sync_rows: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._meter = meter
-        self._sent = meter.read()
+        self._state = state
+        self._noted = self._facts()
         self._sync_rows = sync_rows
         self._clock = clock
         self._unsynced, self._synced_at = 0, clock()
@@ -40,34 +49,38 @@ class PartFile:
         self._named = False  # whether its name is durable, too
 
     def recover(self) -> Iterator[Outcome]:
-        """The outcomes of earlier attempts; what they sent is added to the meter."""
+        """The outcomes of earlier attempts; what they sent is added to the meter, what they remembered to the state."""
         if self._path.exists():
             yield from self._begin_anew()
         self._file = self._path.open("ab", buffering=0)
 
     def _begin_anew(self) -> Iterator[Outcome]:
-        sent: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         with files.aside(self._path) as fresh:
             for line, entry in _whole_lines(self._path):
                 fresh.write(line)
                 if isinstance(entry, dict):
-                    sent = entry
+                    facts = json.loads(line)  # its numbers as the ledger would give them to the job
                 else:
                     yield _outcome(*entry)
         files.hidden(self._path).replace(self._path)
-        self._meter.add(sent.get("calls", {}), sent.get("token_requests", 0))
+        self._meter.add(facts.get("calls", {}), facts.get("token_requests", 0))
+        self._state.update(facts.get("state", {}))
 
     def append(self, outcomes: Iterable[tuple[Outcome, bool]]) -> None:
         """Write outcomes at once, each with its row where the flag says so."""
         lines = [_line(outcome, with_row=with_row) for outcome, with_row in outcomes]
         self._unsynced += len(lines)
-        sent = self._meter.read()
-        if sent != self._sent:
-            self._sent = sent
-            lines.append(exact_json.dumps({"calls": sent[0], "token_requests": sent[1]}))
+        if (facts := self._facts()) != self._noted:
+            self._noted = facts
+            lines.insert(0, exact_json.dumps(facts))  # no outcome is on disk without what its row remembered
         self._write(b"".join(line + b"\n" for line in lines))
         if self._unsynced >= self._sync_rows or self._clock() - self._synced_at >= SYNC_SECONDS:
             self.sync()
+
+    def _facts(self) -> dict[str, Any]:
+        calls, token_requests = self._meter.read()
+        return {"calls": calls, "token_requests": token_requests, "state": self._state.copy()}
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
@@ -106,8 +119,6 @@ def _outcome(
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, Any]]:
     """Lines up to the first that a crash tore; what stands behind it was never fsynced and is run again."""
-    if not path.exists():
-        return
     with path.open("rb") as file:
         for line in file:
             try:
