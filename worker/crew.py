@@ -28,8 +28,8 @@ class Crew:
         self._active: dict[str, Delivery] = {}
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._heart.start()
         self._log = log.get_logger()
+        self._heart.start()
 
     def submit(self, opening: Opening) -> None:
         """Run a delivery as soon as there is room; waits for that, unless the worker stops."""
