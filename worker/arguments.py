@@ -19,7 +19,7 @@ CONFIG, JSON = "The project's longshore.toml.", "Write JSON, for programs."
 
 def _or_before(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
     """The option may stand after the command, or before it."""
-    return value or (context.parent and context.parent.params.get(str(parameter.name)))
+    return value or context.find_root().params.get(str(parameter.name))
 
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="PATH", callback=_or_before, help=CONFIG)]

@@ -19,6 +19,7 @@ import typer
 from worker.arguments import CONFIG, FAILED, JSON, MISUSED, Config, Json, check_name, load_project, misused, short
 from worker.errors import ConfigError, WorkerError, sentence
 from worker.inquiries import call, check, jobs, retry, show, status, token
+from worker.keys import keys
 
 if TYPE_CHECKING:
     from worker.app import App, Project
@@ -232,3 +233,4 @@ def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO 
 
 for inquiry in (check, status, show, retry, jobs, token, call):
     app.command()(inquiry)
+app.add_typer(keys, name="keys")
