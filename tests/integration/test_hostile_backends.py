@@ -1,5 +1,6 @@
 """What the network does to a backend's answers, over real sockets on loopback."""
 
+import gzip
 import threading
 import time
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 
 from worker.backends import open_backend
 from worker.config import RestSettings
-from worker.errors import Unavailable
+from worker.errors import Refused, Unavailable
 from worker.records import Meter, RowKey
 
 
@@ -140,6 +141,27 @@ def test_a_slow_drip_comes_to_an_end(answer, monkeypatch):
         with pytest.raises(Unavailable):
             billing.get("/plans")
         assert time.monotonic() - began < 5
+
+
+def endless(handler):
+    send(handler, HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    while True:
+        send(handler, b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+
+
+def bomb(handler):
+    folded = gzip.compress(b" " * 3 * 2**20)
+    send(handler, HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(folded) + folded)
+
+
+@pytest.mark.parametrize("answer", [endless, bomb])
+def test_a_body_larger_than_the_limit_is_refused_also_when_it_unfolds_to_that(answer):
+    with (
+        served(answer) as url,
+        asking(url, max_body_mib=1) as billing,
+        pytest.raises(Refused, match="more than 1048576"),
+    ):
+        billing.get("/plans")
 
 
 def test_connections_are_kept_and_reused():

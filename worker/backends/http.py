@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 import requests
 import stamina
-import urllib3
 from requests.adapters import BaseAdapter
 
 from worker.backends.answers import TooCostly, check
 from worker.backends.calls import Call, Result
-from worker.backends.deadline import DeadlineAdapter
+from worker.backends.curl import BodyTooLong, CurlAdapter
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
+from worker.backends.prepare import prepare
 from worker.errors import Refused, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
@@ -34,12 +32,10 @@ if TYPE_CHECKING:
 log = get_logger()
 
 _REDIRECTS = 5
-_PIECE = 65536
 _ANSWER_TIMEOUTS = 6
 _SHORTEST_ANSWER = 30.0
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 20.0
-_JSON = "application/json, */*;q=0.1"
 
 
 class Http:
@@ -69,7 +65,10 @@ class Http:
         self._max_body = int(settings.max_body_mib * 2**20)
         self._credential = credential
         complete = max(_ANSWER_TIMEOUTS * settings.timeout, _SHORTEST_ANSWER)
-        self._session = _session(settings.url, settings.ca_file, transport or DeadlineAdapter(threads, complete))
+        self._transport = transport or CurlAdapter(complete, self._max_body)
+        # Looked up here, once instead of at each call.
+        self._proxies = requests.utils.get_environ_proxies(settings.url)
+        self._verify = _authorities(settings.ca_file)
 
     def locate(self, path: str) -> str:
         """The URL that a job's path means; raises ``Refused`` for one that leads elsewhere."""
@@ -89,7 +88,7 @@ class Http:
 
     def close(self) -> None:
         """Close all connections."""
-        self._session.close()
+        self._transport.close()
 
     def _authorized(
         self, call: Call, url: str, meter: Meter, stop: threading.Event
@@ -102,19 +101,19 @@ class Http:
         return response, ticket
 
     def _prepare(self, call: Call, url: str, ticket: Ticket | None) -> requests.PreparedRequest:
-        headers = {"Accept": _JSON, **call.headers}
-        request = requests.Request(call.method, url, headers, data=call.body, params=call.params, auth=ticket)
         try:
-            return self._session.prepare_request(request)
-        except ValueError:
+            request = prepare(call, url)
+        except (TypeError, ValueError):
             # Without its cause, which quotes the URL or the header.
             raise Refused(self.name, "the request's path, parameters or headers cannot be sent") from None
+        return ticket(request) if ticket else request
 
     def _follow(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
         for _ in range(_REDIRECTS):
             response = self._send(request, meter)
-            target = response.headers.get("Location")
-            if not (300 <= response.status_code < 400 and target and request.method in ("GET", "HEAD")):
+            if not 300 <= response.status_code < 400 or request.method not in ("GET", "HEAD"):
+                return response
+            if not (target := response.headers.get("Location")):
                 return response
             request.url = self._redirect(str(request.url), target)
         raise Refused(self.name, f"redirected {_REDIRECTS} times in a row; correct the backend's url")
@@ -132,36 +131,20 @@ class Http:
     def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
         meter.call(self.name)
         try:
-            response = self._session.send(request, stream=True, timeout=self._timeout, allow_redirects=False)
-            with closing(response.raw) as raw:
-                body = self._read(raw)
-                raw.release_conn()
-        except (OSError, urllib3.exceptions.HTTPError) as error:
-            if isinstance(error, requests.RequestException):
-                error.request = None  # it carries the token
+            response = self._transport.send(request, timeout=self._timeout, verify=self._verify, proxies=self._proxies)
+            _ = response.content  # where a transport reads it only when it is asked for
+            return response
+        except BodyTooLong as error:
+            raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less") from error
+        except OSError as error:
             raise Unavailable(self.name, f"{self.origin} {self._trouble(error)}") from error
-        response.raw = io.BytesIO(body)
-        return response
 
-    def _read(self, raw: urllib3.BaseHTTPResponse) -> bytes:
-        """The body, no longer than it may be; ``read1`` does not wait for a whole piece."""
-        body = bytearray()
-        while piece := raw.read1(_PIECE, decode_content=True):
-            body += piece
-            if len(body) > self._max_body:
-                raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less")
-        return bytes(body)
-
-    def _trouble(self, error: Exception) -> str:
+    def _trouble(self, error: OSError) -> str:
         if isinstance(error, requests.ConnectTimeout):
             return f"accepted no connection within {self._timeout:g} s"
-        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        if isinstance(error, requests.Timeout):
             return f"did not answer in time (timeout = {self._timeout:g})"
-        root: BaseException = error
-        while root.__context__:
-            root = root.__context__
-        reason = (root.strerror if isinstance(root, OSError) else None) or type(root).__name__
-        return f"could not be asked: {reason}"
+        return f"could not be asked: {error.strerror or type(error).__name__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +163,15 @@ class HttpCaller:
 
     def __call__(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         """What ``read`` makes of a good answer; raises ``BackendError``, or ``Stopping`` if a wait was cut short."""
+        try:
+            return self._once(call, read)
+        except Unavailable as error:
+            return self._again(call, read, error)
+
+    def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
+        return read(self.backend, self.http.exchange(call, self.meter, self.stop))
+
+    def _again(self, call: Call, read: Callable[[str, requests.Response], Result], first: Unavailable) -> Result:
         wait = 0.0
 
         def is_worth_another(error: Exception) -> bool | float:
@@ -200,7 +192,9 @@ class HttpCaller:
             with attempt:
                 self.http.limits.pause(self.stop, wait)
                 wait = attempt.next_wait * (0.5 + self.http.random())
-                return read(self.backend, self.http.exchange(call, self.meter, self.stop))
+                if attempt.num == 1:
+                    raise first
+                return self._once(call, read)
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -214,23 +208,6 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - redirects are followed by Http
-        return None
-
-
-def _session(url: str, ca_file: str | os.PathLike[str] | None, transport: BaseAdapter) -> requests.Session:
-    session = _Session()
-    # A netrc file must not override the token; proxies and CA bundle are looked up here, once instead of at each call.
-    session.trust_env = False
-    session.proxies = dict(requests.utils.get_environ_proxies(url))
-    session.verify = (
-        str(ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or "") or True
-    )
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = "longshore"
-    for adapter in session.adapters.values():
-        adapter.close()
-    session.adapters.clear()
-    session.mount(url.partition(":")[0].lower() + "://", transport)
-    return session
+def _authorities(ca_file: Path | None) -> str | bool:
+    named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return str(named) if named else True

@@ -1,0 +1,45 @@
+"""From a call to a request that can be sent: what ``requests.Session`` would do of it, at a tenth of the cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from worker.backends.calls import Call
+
+_COMMON = {"User-Agent": "longshore", "Accept": "application/json, */*;q=0.1"}
+# Without a character that would have to be quoted, or a host that would have to be encoded.
+_QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
+# RFC 9110 sections 5.1 and 5.5, each a line of its own so that a name cannot end early.
+_FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
+
+
+def prepare(call: Call, url: str) -> requests.PreparedRequest:
+    """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
+    request = requests.PreparedRequest()
+    request.method = call.method
+    request.headers = CaseInsensitiveDict({**_COMMON, **call.headers})
+    request.body = call.body
+    if not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
+        raise ValueError("a header cannot be sent")
+    if _QUOTED.fullmatch(url) and isinstance(call.params, dict | list | None):
+        query = urlencode(list(_pairs(call.params))) if call.params else ""
+        request.url = f"{url}?{query}" if query else url
+    else:
+        request.prepare_url(url, call.params)
+    if call.body is not None or call.method not in ("GET", "HEAD"):
+        request.prepare_content_length(call.body)
+    return request
+
+
+def _pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Names and single values as ``requests`` takes them: a list is repeated, None left out."""
+    for name, given in params.items() if isinstance(params, Mapping) else params:
+        for value in [given] if isinstance(given, str | bytes) or not hasattr(given, "__iter__") else given:
+            if value is not None:
+                yield name, value
