@@ -27,7 +27,7 @@ LAYERS = [
     "checks calls demo",
     "screens",
     "arguments",
-    "inquiries",
+    "inquiries keys",
     "cli",
     "__main__",
 ]
