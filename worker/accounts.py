@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from worker import exact_json
 from worker.declare import Job
 from worker.ledger import Ledger
 from worker.outputs.outbox import stamp
-from worker.records import Entry
+from worker.records import Attempt, Entry
 
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def line(entry: Entry) -> dict[str, Any]:
     }
 
 
-def full(entry: Entry, outbox: Path) -> dict[str, Any]:
-    """Everything that is known of a delivery: its line, its times, its input, and the manifest, None without one."""
+def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path) -> dict[str, Any]:
+    """Everything that is known of a delivery: its line, times, input, attempts, and the manifest, if there is one."""
     return {
         **line(entry),
         "sha256": entry.sha256,
@@ -42,7 +43,20 @@ def full(entry: Entry, outbox: Path) -> dict[str, Any]:
         "started": moment(entry.started),
         "finished": moment(entry.finished),
         "not_before": moment(entry.not_before),
+        "history": [attempt(each) for each in attempts],
         "manifest": manifest_of(entry, outbox),
+    }
+
+
+def attempt(attempt: Attempt) -> dict[str, Any]:
+    """One run of a delivery; ``ended`` is None while it runs, and where its worker died."""
+    return {
+        "attempt": attempt.number,
+        "worker": attempt.owner,
+        "started": moment(attempt.started),
+        "ended": moment(attempt.ended),
+        "rows_done": attempt.rows_done,
+        "error": attempt.detail or attempt.error,
     }
 
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.arguments import MISUSED, Config, DeliveryId, Json, check_name, load_project, load_settings, misused, short
+from worker.arguments import (
+    FAILED,
+    MISUSED,
+    Config,
+    DeliveryId,
+    Json,
+    check_name,
+    load_project,
+    load_settings,
+    misused,
+    short,
+)
 
 if TYPE_CHECKING:
+    from worker.config import Settings, WorkerSettings
     from worker.ledger import Ledger
     from worker.records import Entry
 
@@ -52,32 +65,79 @@ def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> Non
 
     settings = load_settings(config)
     with closing(Ledger(settings.worker.state)) as ledger:
-        found = accounts.full(_find(ledger, delivery), settings.worker.outbox)
+        entry = _find(ledger, delivery)
+        found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox)
     if json:
         screens.say_json(found)
     else:
         screens.show(found, short(settings.worker.outbox))
 
 
-def retry(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
-    """Put a failed delivery back among the waiting."""
+def retry(
+    delivery: DeliveryId,
+    config: Config = None,
+    json: Json = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Only the rejected rows, as a new delivery.")] = False,
+) -> None:
+    """Put a failed delivery back among the waiting, or the rejected rows of a done one into the inbox."""
     from worker import screens
-    from worker.app import folders
     from worker.ledger import Ledger
-    from worker.triggers.settlement import Settlement
 
     settings = load_settings(config)
     with closing(Ledger(settings.worker.state)) as ledger:
         entry = _find(ledger, delivery)
-        if entry.state != "failed":
-            misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
-        if not Settlement(ledger, folders(settings)).reopen(entry):
-            where = settings.worker.failed
-            misused(f"delivery {entry.id}: {entry.source} is no longer in {where}; drop it into the inbox again")
+        name = _drop_rejected(entry, settings.worker) if rejected else _reopen(entry, ledger, settings)
     if json:
-        screens.say_json({"delivery": entry.id, "state": "waiting"})
+        screens.say_json({"delivery": entry.id, "state": "waiting", "source": name})
     else:
-        screens.say(f"{entry.source} waits again: a running worker takes it within seconds, else `longshore run`")
+        screens.say(f"{name} waits again: a running worker takes it within seconds, else `longshore run`")
+
+
+def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
+    from worker.app import folders
+    from worker.triggers.settlement import Settlement
+
+    if entry.state != "failed":
+        misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
+    if not Settlement(ledger, folders(settings)).reopen(entry):
+        where = settings.worker.failed
+        misused(f"delivery {entry.id}: {entry.source} is no longer in {where}; drop it into the inbox again")
+    return entry.source
+
+
+def _drop_rejected(entry: Entry, worker: WorkerSettings) -> str:
+    """Copy the rejects into the inbox, under their own name."""
+    from worker import files
+
+    if not (rejects := next(worker.outbox.glob(f"*-{entry.id}.rejected.csv"), None)):
+        misused(f"delivery {entry.id}: it has no rejected rows in {worker.outbox}")
+    try:
+        files.copy(rejects, worker.inbox / rejects.name)
+    except FileExistsError:
+        misused(f"{worker.inbox / rejects.name}: is there already; it will be taken")
+    return rejects.name
+
+
+def verify(
+    manifests: Annotated[list[Path] | None, typer.Argument(metavar="[MANIFEST...]", help="Else the outbox's.")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Is what lies in the outbox still what its manifests say? Stops at the first difference."""
+    from worker import screens, verification
+
+    found = manifests or sorted(load_settings(config).worker.outbox.glob("*.manifest.json"))
+    for manifest in found:
+        if difference := next(verification.differences(manifest), None):
+            if json:
+                screens.say_json({"ok": False, "manifest": str(manifest), "difference": difference})
+            else:
+                screens.complain(f"{manifest}: {difference}")
+            raise typer.Exit(FAILED)
+    if json:
+        screens.say_json({"ok": True, "manifests": len(found)})
+    else:
+        screens.say(f"{len(found)} manifests, and all that they name is as they say")
 
 
 def jobs(config: Config = None, json: Json = False) -> None:

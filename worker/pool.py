@@ -120,6 +120,9 @@ class Pool:
                 stream.wake.wait(TICK_SECONDS)
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
                 yield results
+            elif stream.todo:  # a row that takes its time among quick ones: another thread goes on with the rest
+                with self._ready:
+                    self._ready.notify()
             if over:
                 return
 

@@ -177,6 +177,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a delivery, as the ledger knows it; ``ended`` is None while it runs, and where its worker died."""
+
+    delivery: str
+    number: int
+    owner: str
+    started: float
+    ended: float | None
+    rows_done: int
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEntry:
     """What the ledger knows of one token: times are seconds from now by the ledger's own clock.
 

@@ -116,13 +116,18 @@ def status(lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Non
 def show(found: Mapping[str, Any], outbox: str) -> None:
     """All that is known of one delivery, a line each."""
     manifest = found["manifest"] or {}
-    facts = {name: value for name, value in found.items() if name != "manifest" and value not in (None, "")}
+    apart = ("manifest", "history")
+    facts = {name: value for name, value in found.items() if name not in apart and value not in (None, "")}
     facts |= {name: manifest[name] for name in (*_COUNTED, "token_requests") if manifest}
     facts |= {f"calls of {name}": count for name, count in manifest.get("calls", {}).items()}
     for name, value in facts.items():
         say(f"{name:<18}{value}")
     for output in manifest.get("outputs", ()):
         say(f"{'output':<18}{outbox}/{output['name']} ({output['rows']:,} rows)")
+    for attempt in found["history"]:
+        over = f"to {attempt['ended']}" if attempt["ended"] else "without an end: it runs, or its worker died"
+        what = f"{attempt['rows_done']:,} rows done. {attempt['error']}" if attempt["ended"] else ""
+        say(f"{'attempt':<10}{attempt['attempt']:<8}{attempt['started']} {over} on {attempt['worker']} {what}".rstrip())
 
 
 def jobs(found: Iterable[Mapping[str, Any]]) -> None:

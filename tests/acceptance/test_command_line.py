@@ -331,6 +331,37 @@ def test_a_delivery_that_did_not_fail_is_not_run_again(longshore, project, sampl
     assert "is done; only a failed one can be run again" in retried.stderr
 
 
+def test_rejected_rows_are_dropped_into_the_inbox_as_a_delivery_of_their_own(longshore, project, samples):
+    (done,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
+    retried = longshore("retry", done["delivery"], "--rejected", cwd=project)
+    name = f"roster-brno-{done['delivery']}.rejected.csv"
+    assert (retried.returncode, retried.stdout.split()[0]) == (0, name)
+    again = longshore("retry", done["delivery"], "--rejected", cwd=project)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert longshore("run", "--once", cwd=project).returncode == 0
+    (second,) = [manifest for manifest in manifests(project) if manifest["delivery"] != done["delivery"]]
+    assert (second["source"], second["rows_in"]) == (name, done["rejected"])
+
+
+def test_a_delivery_without_rejected_rows_has_none_to_retry(longshore, project, samples):
+    (done,) = json.loads(longshore("process", samples / "clients.csv", "--json", cwd=project).stdout)
+    retried = longshore("retry", done["delivery"], "--rejected", cwd=project)
+    assert (retried.returncode, "it has no rejected rows" in retried.stderr) == (2, True)
+
+
+def test_verify_is_content_with_the_outbox_until_something_in_it_changes(longshore, project, samples):
+    (done,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
+    assert longshore("verify", cwd=project).returncode == 0
+    results = project / "outbox" / done["outputs"][0]["name"]
+    results.write_bytes(results.read_bytes() + b"one more\n")
+    changed = longshore("verify", "--json", cwd=project)
+    assert (changed.returncode, json.loads(changed.stdout)["ok"]) == (1, False)
+    manifest = project / "outbox" / f"roster-brno-{done['delivery']}.manifest.json"
+    named = longshore("verify", manifest, cwd=project)
+    assert named.returncode == 1
+    assert f"{results.name} has" in named.stderr
+
+
 def test_a_ledger_that_is_newer_than_the_program_is_told_without_a_traceback(longshore, project):
     import sqlite3
 

@@ -449,3 +449,26 @@ class TestSqlite:
             file.write_bytes(b"not a database " * 1000)
         with pytest.raises(Paused, match="the ledger cannot be used: "):
             ledger.counts()
+
+
+def test_every_attempt_is_remembered_with_its_worker_and_its_end(ledger, other, clock):
+    first = begun(ledger)
+    clock.now += 5
+    ledger.put_back(first, as_delivery(first, rows=3), Unavailable("ehr", "down", 503), hold_off=0)
+    (taken,) = take(other)
+    second = other.begin(taken, sha256=first.sha256, size=first.bytes)
+    assert [(each.number, each.owner, each.started, each.ended) for each in ledger.attempts(first.id)] == [
+        (1, "one", clock.now - 5, clock.now),
+        (2, "other", clock.now, None),
+    ]
+    other.finish(second, as_delivery(second, rows=9), None)
+    assert [(each.rows_done, each.error, each.detail) for each in ledger.attempts(first.id)] == [
+        (3, "Unavailable", "ehr: down"),
+        (9, "", ""),
+    ]
+
+
+def test_what_could_not_even_be_opened_ends_no_attempt(ledger):
+    entry = begun(ledger)
+    ledger.put_back(entry, None, Paused("the disk is full"), hold_off=0)
+    assert [each.ended for each in ledger.attempts(entry.id)] == [None]

@@ -19,7 +19,7 @@ LAYERS = [
     "config lines",
     "jobs tables ledger auth",
     "backends outputs triggers",
-    "context fakes accounts",
+    "context fakes accounts verification",
     "execution",
     "runner testing",
     "crew",

@@ -3,7 +3,7 @@ from itertools import chain, count
 
 import pytest
 
-from worker.pool import CHUNKS_AHEAD, Pool
+from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -262,3 +262,18 @@ def test_threads_end_with_the_pool():
         assert sum(map(len, pool.run(AtOnce(3), [range(3)]))) == 3
         assert threading.active_count() == before + 3
     assert threading.active_count() == before
+
+
+def test_a_slow_item_among_quick_ones_holds_up_no_more_than_those_of_its_slice(opened):
+    others = threading.Event()
+    seen = count(1)
+
+    def work(item):
+        if item == 5000:
+            assert others.wait(SECONDS)
+        elif next(seen) == 10_000 - SLICE_ITEMS:
+            others.set()
+        return item
+
+    chunks = [range(start, start + 1000) for start in range(0, 10_000, 1000)]
+    assert sorted(chain.from_iterable(opened(2).run(work, chunks))) == list(range(10_000))

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from worker.errors import LostLease, sentence
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
+from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
 from worker.ledger.tokens import Tokens
-from worker.records import Delivery, Entry
+from worker.records import Attempt, Delivery, Entry
 
 
 class Ledger:
@@ -78,7 +79,11 @@ class Ledger:
         """One more attempt begins, on an input of that digest and size."""
         started = sa.func.coalesce(table.c.started, self._database.now)
         values = {"state": "running", "attempts": entry.attempts + 1, "error": "", "detail": ""}
-        return self._update(entry, sha256=sha256, bytes=size, started=started, **values)
+        with self._write() as connection:
+            begun = _change(connection, entry, {"sha256": sha256, "bytes": size, "started": started, **values})
+            attempt = {"delivery": entry.id, "number": begun.attempts, "started": self._database.now}
+            connection.execute(self._database.insert(attempt_table).values(owner=self._owner, **attempt))
+        return begun
 
     def guard(self, entry: Entry) -> None:
         """Raise ``LostLease`` unless the lease is good for a while: called before anything becomes visible."""
@@ -109,6 +114,7 @@ class Ledger:
         values = {"state": "failed" if error else "done", "finished": self._database.now}
         with self._write() as connection:
             finished = _change(connection, entry, {**values, **_why(error), **_how_far(delivery)})
+            self._end_attempt(connection, finished)
             if not error:
                 self.state.save(connection, delivery.job, delivery.state)
         return finished
@@ -120,7 +126,15 @@ class Ledger:
     def put_back(self, entry: Entry, delivery: Delivery | None, error: Exception, *, hold_off: float) -> None:
         """Let go of a delivery, to be taken again, by whoever comes first, in ``hold_off`` seconds."""
         values = {"state": "waiting", "owner": "", "lease_until": 0.0, "not_before": self._database.now + hold_off}
-        self._update(entry, **values, **_why(error), **_how_far(delivery))
+        with self._write() as connection:
+            waiting = _change(connection, entry, {**values, **_why(error), **_how_far(delivery)})
+            if delivery:  # else it was not even opened, and no attempt began
+                self._end_attempt(connection, waiting)
+
+    def _end_attempt(self, connection: sa.Connection, entry: Entry) -> None:
+        this = (attempt_table.c.delivery == entry.id) & (attempt_table.c.number == entry.attempts)
+        values = {"rows_done": entry.rows_done, "error": entry.error, "detail": entry.detail}
+        connection.execute(sa.update(attempt_table).where(this).values(ended=self._database.now, **values))
 
     def put_away(self, entry: Entry) -> None:
         """The source lies where it belongs: nothing is left to do. Written down with the next change, a second later
@@ -145,6 +159,12 @@ class Ledger:
         if row is None:
             raise KeyError(delivery)
         return Entry(*row)
+
+    def attempts(self, delivery: str) -> list[Attempt]:
+        """All runs of a delivery, in order."""
+        statement = sa.select(attempt_table).where(attempt_table.c.delivery == delivery)
+        with self._database.read() as connection:
+            return [Attempt(*row) for row in connection.execute(statement.order_by(attempt_table.c.number))]
 
     def entries(self, *, limit: int = 100) -> list[Entry]:
         """The newest deliveries, the unfinished ones first."""

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
 
-from worker.records import Entry
+from worker.records import Attempt, Entry
 
 SCHEMA = 1
 
 metadata = sa.MetaData()
 schema_table = sa.Table("longshore", metadata, sa.Column("schema", sa.Integer, nullable=False))
-_columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type of Entry's field: type, default
+_kinds: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type of a record's field: type, default
     "str": (sa.String, ""),
     "int": (sa.BigInteger, 0),
     "float": (sa.Double, 0.0),
     "bool": (sa.Boolean, False),
     "float | None": (sa.Double, None),
 }
+
+
+def _columns(record: type[Entry | Attempt], *key: str) -> Iterator[sa.Column[Any]]:
+    """A column for each of a record's fields, so that a row is the record."""
+    for field in fields(record):
+        kind, default = _kinds[str(field.type)]
+        yield sa.Column(field.name, kind, primary_key=field.name in key, nullable=default is None, default=default)
+
+
 delivery_table = sa.Table(
-    "deliveries",
-    metadata,
-    *(
-        sa.Column(field.name, kind, primary_key=field.name == "id", nullable=default is None, default=default)
-        for field in fields(Entry)
-        for kind, default in [_columns[str(field.type)]]
-    ),
-    sa.Index("deliveries_by_state", "put_away", "state"),
+    "deliveries", metadata, *_columns(Entry, "id"), sa.Index("deliveries_by_state", "put_away", "state")
 )
+attempt_table = sa.Table("attempts", metadata, *_columns(Attempt, "delivery", "number"))
 token_table = sa.Table(
     "tokens",
     metadata,

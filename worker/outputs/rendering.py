@@ -23,7 +23,7 @@ class Judged:
 
 
 class Rendering:
-    """Writes hidden files beside their names in ``folder``; ``counts`` grows with each row whose turn came.
+    """Writes hidden files beside their names in ``folder``; ``counts`` grows with each outcome taken.
 
     The first chunk of input rows that has any results decides the results' columns.
     """
@@ -54,6 +54,8 @@ class Rendering:
 
     def take(self, judged: Iterable[Judged]) -> None:
         """Take outcomes; those whose turn it is are written."""
+        judged = list(judged)
+        self._count(judged)
         ready = self._ordered.push(judged)
         if self._shape.known:
             self._write(ready)
@@ -75,7 +77,7 @@ class Rendering:
         self._write(first)
 
     def _write(self, ready: Sequence[Judged]) -> None:
-        final = [one if one.final else self.judge(one.outcome) for one in ready]
+        final = [one if one.final else self._judge_again(one) for one in ready]
         rejected = [one.outcome for one in final if one.outcome.error]
         with_results = [one for one in final if one.results]
         if rejected:
@@ -83,9 +85,21 @@ class Rendering:
         if with_results and self._results:
             results = [result for one in with_results for result in one.results]
             self._results.write(self._shape.render(results), rows=len(results))
-        self._counts.results += len(with_results)
-        self._counts.rejected += len(rejected)
-        self._counts.skipped += len(final) - len(with_results) - len(rejected)
+
+    def _judge_again(self, one: Judged) -> Judged:
+        """Once the columns are known: a result may turn into a rejection."""
+        again = self.judge(one.outcome)
+        if again.outcome.error:
+            self._counts.results -= 1
+            self._counts.rejected += 1
+        return again
+
+    def _count(self, judged: Sequence[Judged]) -> None:
+        results = sum(bool(one.results) for one in judged)
+        rejected = sum(bool(one.outcome.error) for one in judged)
+        self._counts.results += results
+        self._counts.rejected += rejected
+        self._counts.skipped += len(judged) - results - rejected
 
     def _begin_results(self) -> OutputFile:
         file = OutputFile(self._folder / f"{self._stem}{self._shape.suffix}")
