@@ -31,8 +31,8 @@ class Authority:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def pair(self, common_name):
-        """A certificate for 127.0.0.1 and localhost, good for servers and clients."""
+    def pair(self, common_name, days=1):
+        """A certificate for 127.0.0.1 and localhost, good for servers and clients, and so many days from now on."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         certificate = self._sign(
@@ -41,18 +41,19 @@ class Authority:
             x509.BasicConstraints(ca=False, path_length=None),
             x509.SubjectAlternativeName(names),
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+            days=days,
         )
         made = Pair(self._folder / f"{common_name}.pem", self._folder / f"{common_name}.key")
         made.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return made
 
-    def _sign(self, subject, key, *extensions):
+    def _sign(self, subject, key, *extensions, days=1):
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder(self.name, subject, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
         for extension in extensions:

@@ -179,9 +179,9 @@ class _Handle:
             curl.setopt(pycurl.CUSTOMREQUEST, request.method)
         if body is not None:
             curl.setopt(pycurl.POSTFIELDS, body)
-        fields = [_field(name, value) for name, value in request.headers.items()]
-        if body is not None:
-            fields += [f"{name}:".encode() for name in ("Expect", "Content-Type") if name not in request.headers]
+        fields = [b"Expect:", *(_field(name, value) for name, value in request.headers.items())]
+        if body is not None and "Content-Type" not in request.headers:
+            fields.append(b"Content-Type:")
         if fields != self._fields:
             self._fields = fields
             curl.setopt(pycurl.HTTPHEADER, fields)
@@ -208,8 +208,8 @@ class _Handle:
         if code == pycurl.E_WRITE_ERROR and self._size > self._max_body:
             return BodyTooLong(code, text)
         if code == pycurl.E_OPERATION_TIMEDOUT:
-            was_connected = self._curl.getinfo(pycurl.PRETRANSFER_TIME) > 0
-            return (requests.ReadTimeout if was_connected else requests.ConnectTimeout)(code, text)
+            was_sent = self._curl.getinfo(pycurl.REQUEST_SIZE) > 0
+            return (requests.ReadTimeout if was_sent else requests.ConnectTimeout)(code, text)
         if code == pycurl.E_COULDNT_CONNECT and (number := self._curl.getinfo(pycurl.OS_ERRNO)):
             return requests.ConnectionError(number, os.strerror(number))
         return _ERRORS.get(code, requests.ConnectionError)(code, text)
