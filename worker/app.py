@@ -85,6 +85,7 @@ class App:
         self._closing.callback(owner.close)
         connections = self._closing.enter_context(connect(self.settings, owner.name))
         self.ledger, self.backends = connections.ledger, connections.backends
+        self._credentials = connections.credentials
         owner.sweep(self.ledger.owners())
         pool = self._closing.enter_context(Pool(worker.threads))
         runner = Runner(
@@ -145,6 +146,12 @@ class App:
     def _inbox(self) -> Inbox:
         worker = self.settings.worker
         return Inbox(worker.inbox, self.claims, self.jobs, self.crew.submit, settle_seconds=worker.settle_seconds)
+
+    def reload(self) -> None:
+        """Read secrets, keys and certificates anew, as they were rotated; the settings stay as they are."""
+        for credential in self._credentials.values():
+            credential.reload()
+        self._log.info("secrets read anew")
 
     def close(self) -> None:
         """Stop; returns when the rows under way are finished."""

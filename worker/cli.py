@@ -18,7 +18,7 @@ import typer
 
 from worker.arguments import CONFIG, FAILED, JSON, MISUSED, Config, Json, check_name, load_project, misused, short
 from worker.errors import ConfigError, WorkerError, sentence
-from worker.inquiries import call, check, jobs, retry, show, status, token
+from worker.inquiries import call, check, jobs, retry, show, status, token, verify
 from worker.keys import keys
 
 if TYPE_CHECKING:
@@ -223,14 +223,14 @@ def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO 
     """A worker that SIGTERM and Ctrl-C stop; it logs to standard error, and between the bars only what is wrong."""
     from worker import log
     from worker.app import App
-    from worker.stopping import stopped_by_signals
+    from worker.stopping import reloaded_by_signals, stopped_by_signals
 
     level = "warning" if bars.shown and not log_to else project.settings.worker.log_level
     log.configure(level, stream=log_to or sys.stderr, json=json)
-    with App(project, bars) as worker, stopped_by_signals(worker.stop):
+    with App(project, bars) as worker, stopped_by_signals(worker.stop), reloaded_by_signals(worker.reload):
         yield worker
 
 
-for inquiry in (check, status, show, retry, jobs, token, call):
+for inquiry in (check, status, show, retry, verify, jobs, token, call):
     app.command()(inquiry)
 app.add_typer(keys, name="keys")

@@ -1,11 +1,14 @@
-"""SIGTERM and Ctrl-C: the first lets what is under way finish, a later one ends the process at once."""
+"""What signals mean: SIGTERM and Ctrl-C let what is under way finish, a later one ends the process at once.
+
+SIGHUP reads secrets anew. Nothing is done in the handlers themselves: the thread that they interrupt may hold any lock.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
@@ -20,7 +23,6 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         nonlocal asked_at
         if asked_at is None:
             asked_at = time.monotonic()
-            # In a thread, as the interrupted one may be inside the event, whose lock it would wait for without end.
             threading.Thread(target=stop.set, name="stop").start()
         elif time.monotonic() - asked_at > ONE_WISH_SECONDS:
             signal.signal(number, signal.SIG_DFL)
@@ -32,3 +34,15 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def reloaded_by_signals(reload: Callable[[], None]) -> Iterator[None]:
+    """Call ``reload`` at each SIGHUP; only from the main thread."""
+    before = signal.signal(
+        signal.SIGHUP, lambda _number, _frame: threading.Thread(target=reload, name="reload").start()
+    )
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -224,7 +224,9 @@ def test_a_token_saved_just_before_the_lease_was_taken_is_used(fleet):
 def test_a_waiting_process_shares_the_failure_of_the_leader(fleet):
     worker = fleet.worker()
     version = fleet.store.lead(fleet.key(), "elsewhere", 30)
-    fleet.clock.on_sleep = lambda: fleet.store.fail(fleet.key(), version, "Unauthorized: the token endpoint said no", 8)
+    fleet.clock.on_sleep = lambda: fleet.store.fail(
+        fleet.key(), version, "Unauthorized since 1970-01-01T00:00:00Z: the token endpoint said no", 8
+    )
     with pytest.raises(Unauthorized, match=r"^hospital: the token endpoint said no$"):
         token_of(worker)
     assert not fleet.server.requests

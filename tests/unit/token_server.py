@@ -77,6 +77,7 @@ class Fleet:
             store or self.store,
             owner="test",
             clock=self.clock,
+            now=lambda: self.clock() - 1000,
             sleep=sleep or self.clock.sleep,
             random=random,
             send=self.server,

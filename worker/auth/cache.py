@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from worker.auth.client import Client
-from worker.auth.failure import Failure
+from worker.auth.failure import Failure, moment
 from worker.auth.store import SteadyStore, TokenStore
 from worker.auth.token import Token
 from worker.errors import Unauthorized, Unavailable
@@ -47,7 +47,10 @@ Flight = Future[Held | Failure]
 
 
 class TokenCache:
-    """The current token of one client. ``lease`` is how long a leader may be silent, in seconds."""
+    """The current token of one client. ``lease`` is how long a leader may be silent, in seconds.
+
+    ``clock`` is monotonic; ``now`` is the time of day, which only people are told.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class TokenCache:
         owner: str,
         lease: float,
         clock: Callable[[], float],
+        now: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
     ) -> None:
@@ -65,6 +69,7 @@ class TokenCache:
         self._owner = owner
         self._lease = lease
         self._clock = clock
+        self._now = now
         self._sleep = sleep
         self._refresh_from = REFRESH_FROM - REFRESH_SPREAD * random()
         self._lock = threading.Lock()
@@ -99,6 +104,15 @@ class TokenCache:
             self._held, self._refused = None, token.access_token
         self._forget_in_store(token)
         return True
+
+    def reload(self) -> None:
+        """Read the client's secrets anew, and let the next request be sent at once if a failure held it off.
+
+        A token that an older secret got goes on until it ends.
+        """
+        client = self._client.reread()
+        with self._lock:
+            self._client, self._failure = client, None
 
     def _get_or_wait(self, meter: Meter) -> Token:
         with self._lock:
@@ -192,7 +206,7 @@ class TokenCache:
             token = client.fetch(meter)
         except (Unavailable, Unauthorized) as error:
             retry_in = self._retry_in(error)
-            failure = Failure.of(error, self._clock() + retry_in)
+            failure = Failure.of(error, until=self._clock() + retry_in, since=self._failing_since(client))
             self._store.fail(client.key, version, failure.text, retry_in)
             return failure
         except BaseException:
@@ -200,6 +214,13 @@ class TokenCache:
             raise
         self._store.save(client.key, version, client.seal.close(token), token.left(self._clock()))
         return self._hold(token)
+
+    def _failing_since(self, client: Client) -> str:
+        """When the failures began, as far as anybody in the fleet remembers."""
+        entry = self._store.read(client.key)
+        if entry and entry.failure:
+            return Failure.told(client.name, entry, 0.0).since
+        return self._failure.since if self._failure else moment(self._now())
 
     def _retry_in(self, error: Unavailable | Unauthorized) -> float:
         if isinstance(error, Unavailable) and error.retry_after is not None:

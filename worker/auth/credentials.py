@@ -64,6 +64,9 @@ class Credential(Protocol):
     def refused(self, ticket: Ticket) -> bool:
         """A backend answered 401 to this ticket. True if a new ticket is worth one more try."""
 
+    def reload(self) -> None:
+        """Read the secrets anew, as they were changed."""
+
     def check(self, meter: Meter) -> str:
         """A sentence for people about what this credential is good for; raises ``BackendError``."""
 
@@ -88,6 +91,10 @@ class ClientCredentials:
     def refused(self, ticket: Ticket) -> bool:
         """Forget the ticket's token, unless it is new; True if a new ticket is worth one more try."""
         return ticket.token is not None and self._cache.refused(ticket.token)
+
+    def reload(self) -> None:
+        """Read the client's secrets, keys and certificates anew."""
+        self._cache.reload()
 
     def check(self, meter: Meter) -> str:
         """Get a token and tell what it is."""
@@ -119,6 +126,9 @@ class FixedCredential:
         """There is no other."""
         return False
 
+    def reload(self) -> None:
+        """Nothing to do: each ticket reads it."""
+
     def check(self, meter: Meter) -> str:
         """See that it can be read."""
         self.ticket(meter, "https://localhost")
@@ -132,6 +142,7 @@ def open_credential(
     *,
     owner: str,
     clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = _random.random,
     send: Send = send,
@@ -153,5 +164,7 @@ def open_credential(
             client = Client(name, settings, send=send, clock=clock)
             requests = max(1, len(settings.key)) + bool(settings.issuer)
             lease = requests * settings.timeout + 5  # whoever takes still longer is a late leader, which does no harm
-            cache = TokenCache(client, store, owner=owner, lease=lease, clock=clock, sleep=sleep, random=random)
+            cache = TokenCache(
+                client, store, owner=owner, lease=lease, clock=clock, now=now, sleep=sleep, random=random
+            )
             return ClientCredentials(name, cache, clock)
