@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_START = re.compile(r"https?://[^/?#]*", re.IGNORECASE)  # all that an origin depends on (RFC 3986 section 3.2)
 
 
 def address(text: str) -> SplitResult:
@@ -40,6 +43,12 @@ def travels_open(address: SplitResult) -> bool:
 
 def origin_of(url: str) -> str:
     """``scheme://host:port`` in lower case, the port always written (RFC 6454); raises ``ValueError``."""
+    start = _START.match(url)
+    return _origin(start[0] if start else url)
+
+
+@lru_cache(maxsize=256)  # asked for every call, of a few origins
+def _origin(url: str) -> str:
     parts = urlsplit(url)
     scheme, host = parts.scheme.lower(), parts.hostname
     if scheme not in _DEFAULT_PORTS or not host:

@@ -364,13 +364,13 @@ def test_threads_get_their_own_answers_and_as_many_connections_as_they_need(tran
     assert len({seen.port for seen in server.seen}) <= 10
 
 
-def test_closing_lets_an_answer_under_way_come_and_then_hangs_up(transport, serve):
+def test_closing_lets_an_answer_under_way_come_and_then_hangs_up(curl, serve):
     asked, closed = threading.Event(), threading.Event()
     server = serve(lambda seen: asked.set() or (closed.wait(5) and OK))
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, transport, server.url)
+        answer = pool.submit(ask, curl, server.url)
         asked.wait(5)
-        transport.close()
+        curl.close()
         closed.set()
         assert answer.result(5).content == b"{}"
     assert server.hung_up.wait(5)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pycurl
 import requests
 from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_encoding_from_headers, select_proxy
 
 Timeout = None | float | tuple[float | None, float | None]
@@ -196,7 +195,7 @@ class _Handle:
     def _answer(self, request: requests.PreparedRequest) -> requests.Response:
         response = requests.Response()
         response.status_code = self._curl.getinfo(pycurl.RESPONSE_CODE)
-        response.reason, response.headers = _head(self._head)
+        _read_head(self._head, response)
         response.encoding = get_encoding_from_headers(response.headers)
         response.url = str(request.url)
         response.request = request
@@ -224,20 +223,20 @@ def _field(name: str, value: str) -> bytes:
     return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
 
 
-def _head(lines: Iterable[bytes]) -> tuple[str, CaseInsensitiveDict[str]]:
-    """The reason and the headers of the last of the heads, behind "100 Continue" and the like; without the trailers."""
-    reason, headers, is_open = "", CaseInsensitiveDict[str](), False
+def _read_head(lines: Iterable[bytes], response: requests.Response) -> None:
+    """Reason and headers of the last head, behind "100 Continue" and the like; what follows the body is left out."""
+    values: dict[str, str] = {}
+    is_open = False
     for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not is_open and line.startswith(b"HTTP/"):
-            reason, headers, is_open = (
-                line.decode("latin-1").rstrip().partition(" ")[2].partition(" ")[2],
-                CaseInsensitiveDict(),
-                True,
-            )
+        text = line.decode("latin-1").rstrip("\r\n")
+        name, colon, value = text.partition(":")
+        if not is_open and text.startswith("HTTP/"):
+            response.reason = text.partition(" ")[2].partition(" ")[2]
+            response.headers.clear()
+            values.clear()
+            is_open = True
         elif is_open and colon:
-            value = value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        elif not line.strip():
+            key, value = name.lower(), value.strip()
+            response.headers[name] = values[key] = f"{values[key]}, {value}" if key in values else value
+        elif not text:
             is_open = False
-    return reason, headers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 from worker.http_terms import origin_of
@@ -13,8 +12,6 @@ _HARMLESS = re.compile(r"/?[\w$~-][\w$.~-]*(?:/[\w$~-][\w$.~-]*)*/?", re.ASCII)
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://|//", re.IGNORECASE)
 # A backslash or a tab is read as a slash or dropped by some parsers: two readings of one URL are one too many.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\#]")
-
-_origin_of = lru_cache(maxsize=64)(origin_of)
 
 
 def locate(base: str, path: str) -> str:
@@ -28,8 +25,8 @@ def locate(base: str, path: str) -> str:
         raise ValueError("it has a blank, a control character, '#' or a backslash in it")
     whole = bool(_ABSOLUTE.match(path))
     url = path if whole else (f"{base.rstrip('/')}/{path.lstrip('/')}" if path.strip("/") else base)
-    if origin_of(url) != _origin_of(base):
-        raise ValueError(f"it leads away from {_origin_of(base)}")
+    if origin_of(url) != origin_of(base):
+        raise ValueError(f"it leads away from {origin_of(base)}")
     if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(urlsplit(path).path))):
         raise ValueError("it has a '.' or '..' segment")
     return url

@@ -15,6 +15,7 @@ from worker.backends.calls import Call
 _COMMON = {"User-Agent": "longshore", "Accept": "application/json, */*;q=0.1"}
 # Without a character that would have to be quoted, or a host that would have to be encoded.
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
+_PLAIN = (dict, list, type(None))
 # RFC 9110 sections 5.1 and 5.5, each a line of its own so that a name cannot end early.
 _FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 
@@ -27,7 +28,7 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     request.body = call.body
     if not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
-    if _QUOTED.fullmatch(url) and isinstance(call.params, dict | list | None):
+    if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
         query = urlencode(list(_pairs(call.params))) if call.params else ""
         request.url = f"{url}?{query}" if query else url
     else:
