@@ -22,13 +22,12 @@ class Failure:
     until: float
     since: str
     status: int | None = None
-    cause: BaseException | None = None
 
     @classmethod
     def of(cls, error: BackendError, *, until: float, since: str) -> Failure:
         """What was raised here."""
         detail = error.detail.removeprefix(f"{error.backend}: ")
-        return cls(error.backend, isinstance(error, Unauthorized), detail, until, since, error.status, error.__cause__)
+        return cls(error.backend, isinstance(error, Unauthorized), detail, until, since, error.status)
 
     @classmethod
     def told(cls, auth: str, entry: TokenEntry, now: float) -> Failure:
@@ -45,12 +44,9 @@ class Failure:
     def error(self, now: float) -> BackendError:
         """An exception of its own for each caller: a shared one would collect all their tracebacks."""
         if self.refused:
-            error: BackendError = Unauthorized(self.auth, self.detail, self.status)
-        else:
-            detail = f"{self.detail} (since {self.since})"
-            error = Unavailable(self.auth, detail, self.status, retry_after=max(0.0, self.until - now))
-        error.__cause__ = self.cause
-        return error
+            return Unauthorized(self.auth, self.detail, self.status)
+        detail = f"{self.detail} (since {self.since})"
+        return Unavailable(self.auth, detail, self.status, retry_after=max(0.0, self.until - now))
 
 
 def moment(seconds: float) -> str:

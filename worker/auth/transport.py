@@ -75,9 +75,8 @@ def send(request: Request) -> Answer:
             with response:
                 return Answer(response.status_code, response.headers, _body(request, response))
     except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors, as are those of PEM files
-        if isinstance(error, requests.RequestException):
-            error.request = None  # it carries the secret
-        raise Unavailable(request.auth, _reason(error, request)) from error
+        reason = _reason(error, request)
+    raise Unavailable(request.auth, reason)  # out here: those above carry the secret, or the token in what they quote
 
 
 def _paths(client: tuple[Path, Path] | None) -> tuple[str, str] | None:
@@ -96,14 +95,20 @@ def _body(request: Request, response: requests.Response) -> bytes:
 
 
 def _reason(error: Exception, request: Request) -> str:
-    """A sentence that quotes nothing: an exception's own text may hold URLs and headers."""
+    """A sentence that quotes nothing: an exception's own text may hold URLs, headers, and what came."""
     match error:
         case requests.exceptions.SSLError():
             return f"no TLS with {request.whom}: check its certificate's names, dates and CA (ca_file)"
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
             return f"{request.whom} did not answer within {request.timeout:g} s"
         case requests.ConnectionError() | urllib3.exceptions.ProtocolError():
-            return f"{request.whom} cannot be reached, or broke off"
+            return f"{request.whom} cannot be reached, or broke off ({_root(error)})"
         case _:
             what = "check its address, the certificate files and the proxy settings"
             return f"{request.whom} cannot be asked ({type(error).__name__}): {what}"
+
+
+def _root(error: BaseException) -> str:
+    while error.__context__:
+        error = error.__context__
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
