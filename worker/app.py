@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from worker.owner import Owner
 from worker.pool import Pool
 from worker.runner import Runner, Watcher
 from worker.sockets import Backend
+from worker.stopping import Stop
 from worker.triggers.claims import Claims
 from worker.triggers.inbox import Inbox
 from worker.triggers.settlement import Folders, Settlement
@@ -66,7 +66,7 @@ class App:
 
     def __init__(self, project: Project, watcher: Watcher, *, machine: str | None = None) -> None:
         self.settings, self.jobs = project.settings, project.jobs
-        self.stop = threading.Event()
+        self.stop = Stop()
         self._log = log.get_logger()
         self._closing = ExitStack()
         try:

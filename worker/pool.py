@@ -90,24 +90,31 @@ class Pool:
         self._closed = False
 
     def run(
-        self, work: Callable[[Item], Result], chunks: Iterable[Sequence[Item]], *, limit: int | None = None
+        self,
+        work: Callable[[Item], Result],
+        chunks: Iterable[Sequence[Item]],
+        *,
+        limit: int | None = None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> Iterator[list[Result]]:
         """Call ``work`` on every item, ``limit`` at once; yields the results as they come, in no order.
 
-        The first exception, of ``work`` or of ``chunks``, ends it: what is under way is finished and yielded, the rest
-        is left, and the exception raised.
+        The first exception, of ``work``, of ``chunks`` or of the caller, ends it: ``hurry`` is called, so that what is
+        under way can come to an end; that is yielded, the rest is left, and the exception raised.
         """
         stream: _Stream[Item, Result] = _Stream(work, limit)
         with self._ready:
             self._streams.append(stream)
         try:
-            yield from self._collect(stream, iter(chunks))
+            yield from self._collect(stream, iter(chunks), hurry)
         finally:
-            self._abandon(stream)
+            self._abandon(stream, hurry)
         if stream.error:
             raise stream.error
 
-    def _collect(self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]]) -> Iterator[list[Result]]:
+    def _collect(
+        self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]], hurry: Callable[[], None]
+    ) -> Iterator[list[Result]]:
         more = True
         while True:
             stream.wake.clear()
@@ -116,6 +123,8 @@ class Pool:
                 more = self._feed(stream, chunks)
             with self._ready:
                 over = stream.idle and (not more or stream.error is not None)
+            if stream.error:
+                hurry()
             if not fed and not over:
                 stream.wake.wait(TICK_SECONDS)
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
@@ -186,11 +195,13 @@ class Pool:
             if stream.idle or stream.error or len(stream.todo) < self._size // 2:
                 stream.wake.set()
 
-    def _abandon(self, stream: _Stream[Any, Any]) -> None:
+    def _abandon(self, stream: _Stream[Any, Any], hurry: Callable[[], None]) -> None:
         """Let what is under way come to its end; nothing new of this stream begins."""
         with self._ready:
             self._streams.remove(stream)
             stream.todo.clear()
+        if stream.active:
+            hurry()
         while stream.active:
             stream.wake.wait(TICK_SECONDS)
             stream.wake.clear()

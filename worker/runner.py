@@ -16,6 +16,7 @@ from worker.jobs import Jobs
 from worker.pool import Pool
 from worker.records import Chunk, Delivery, Outcome, Reading, Row
 from worker.sockets import Backend, Output, Part
+from worker.stopping import Stop
 
 
 class Memory(Protocol):
@@ -50,7 +51,7 @@ class Runner:
         memory: Memory,
         *,
         chunk_rows: int,
-        stop: threading.Event,
+        stop: Stop,
         watcher: Watcher,
     ) -> None:
         self._jobs = jobs
@@ -84,15 +85,16 @@ class Runner:
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
         state = State(lambda: self._memory.load(job.name), delivery.state)
-        execution = Execution(job, DeliveryContext(delivery, self._backends, state, self._stop))
+        stop = self._stop.part()  # of this delivery: an error that ends it ends its other rows' waiting, too
+        execution = Execution(job, DeliveryContext(delivery, self._backends, state, stop))
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows))
         run = self._run_frames if job.frame else self._run_each
-        for outcomes in run(job, execution, chunks, part):
+        for outcomes in run(job, execution, chunks, part, stop):
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
 
     def _run_each(
-        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part
+        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part, stop: threading.Event
     ) -> Iterator[list[Outcome]]:
         def work(row: Row | Outcome) -> Outcome:
             self._go_on()
@@ -102,17 +104,17 @@ class Runner:
             everything: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
             return [row for row in everything if not part.is_done(row.index)]
 
-        return self._pool.run(work, map(todo, chunks), limit=job.concurrency)
+        return self._pool.run(work, map(todo, chunks), limit=job.concurrency, hurry=stop.set)
 
     def _run_frames(
-        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part
+        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part, stop: threading.Event
     ) -> Iterator[list[Outcome]]:
         def work(chunk: Chunk) -> list[Outcome]:
             self._go_on()
             return [*chunk.wrong, *execution.chunk(chunk)]
 
         todo = ([chunk] for chunk in chunks if not all(map(part.is_done, range(chunk.start, chunk.start + chunk.size))))
-        for outcomes in self._pool.run(work, todo, limit=job.concurrency):
+        for outcomes in self._pool.run(work, todo, limit=job.concurrency, hurry=stop.set):
             yield [outcome for outcome in chain.from_iterable(outcomes) if not part.is_done(outcome.index)]
 
     def _go_on(self) -> None:

@@ -1,4 +1,4 @@
-"""What signals mean: SIGTERM and Ctrl-C let what is under way finish, a later one ends the process at once.
+"""How a worker is stopped. SIGTERM and Ctrl-C let what is under way finish, a later one ends the process at once.
 
 SIGHUP reads secrets anew. Nothing is done in the handlers themselves: the thread that they interrupt may hold any lock.
 """
@@ -10,8 +10,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
+
+
+class Stop(threading.Event):
+    """The worker is to stop; each delivery waits for a ``part`` of it, which may be set for that delivery alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._parts: WeakSet[threading.Event] = WeakSet()
+
+    def part(self) -> threading.Event:
+        """An event that is set with this one, at the latest."""
+        part = threading.Event()
+        with self._lock:
+            self._parts.add(part)
+            if self.is_set():
+                part.set()
+        return part
+
+    def set(self) -> None:
+        """Stop the worker and all deliveries."""
+        with self._lock:
+            super().set()
+            for part in self._parts:
+                part.set()
 
 
 @contextmanager

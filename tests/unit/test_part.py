@@ -127,7 +127,6 @@ def test_what_a_job_wants_remembered_outlives_the_attempt(tmp_path):
     part.append([(result(0), False)])
     state["page"] = 3
     part.append([(result(1), False)])
-    state["never"] = "on disk"
     part.close()
     part, outcomes = opened(tmp_path, state=(state := {}))
     part.close()
@@ -171,3 +170,13 @@ def test_nothing_can_be_appended_before_the_earlier_outcomes_were_read(tmp_path)
     part = PartFile(tmp_path / "outcomes.part", Meter(), {}, sync_rows=1)
     with pytest.raises(AssertionError, match=r"recover\(\) comes first"):
         part.append([(result(0), False)])
+
+
+def test_what_was_sent_in_vain_is_counted_by_the_next_attempt(tmp_path):
+    part, _ = opened(tmp_path, meter=(meter := Meter()))
+    meter.call("billing")
+    meter.token_request()
+    part.close()
+    part, _ = opened(tmp_path, meter=(meter := Meter()))
+    part.close()
+    assert meter.read() == ({"billing": 1}, 1)

@@ -277,3 +277,30 @@ def test_a_slow_item_among_quick_ones_holds_up_no_more_than_those_of_its_slice(o
 
     chunks = [range(start, start + 1000) for start in range(0, 10_000, 1000)]
     assert sorted(chain.from_iterable(opened(2).run(work, chunks))) == list(range(10_000))
+
+
+def test_the_first_error_hurries_what_is_under_way_and_stays_the_error(opened):
+    hurried = threading.Event()
+
+    def work(item):
+        if item == 0:
+            raise LookupError("the first")
+        assert hurried.wait(SECONDS)
+        raise RuntimeError("its wait was cut short")
+
+    with pytest.raises(LookupError):
+        list(opened(3).run(work, [range(3)], hurry=hurried.set))
+
+
+def test_a_caller_that_goes_away_hurries_what_is_under_way(opened):
+    hurried = threading.Event()
+
+    def work(item):
+        if item:
+            assert hurried.wait(SECONDS)
+        return item
+
+    results = opened(2).run(work, [range(2)], hurry=hurried.set)
+    assert next(results) == [0]
+    results.close()
+    assert hurried.is_set()

@@ -1,4 +1,3 @@
-import threading
 
 import pandas as pd
 import pytest
@@ -11,6 +10,7 @@ from worker.jobs import Jobs
 from worker.pool import Pool
 from worker.records import Chunk, Outcome, Reading
 from worker.runner import Runner
+from worker.stopping import Stop
 
 
 class MemoryPart:
@@ -77,7 +77,7 @@ def pool():
 
 @pytest.fixture
 def stop():
-    return threading.Event()
+    return Stop()
 
 
 class Story:

@@ -74,7 +74,8 @@ class PartFile:
         if (facts := self._facts()) != self._noted:
             self._noted = facts
             lines.insert(0, exact_json.dumps(facts))  # no outcome is on disk without what its row remembered
-        self._write(b"".join(line + b"\n" for line in lines))
+        if lines:
+            self._write(b"".join(line + b"\n" for line in lines))
         if self._unsynced >= self._sync_rows or self._clock() - self._synced_at >= SYNC_SECONDS:
             self.sync()
 
@@ -99,9 +100,10 @@ class PartFile:
         self._unsynced, self._synced_at = 0, self._clock()
 
     def close(self) -> None:
-        """Let go of the file; it stays for the next attempt."""
+        """Let go of the file; it stays for the next attempt, which counts what this one sent in vain, too."""
         if self._file:
-            self._file.close()
+            with self._file:
+                self.append([])
 
 
 def _line(outcome: Outcome, *, with_row: bool) -> bytes:
