@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 
-from worker.arguments import CONFIG, FAILED, JSON, MISUSED, Config, Json, check_name, load_project, misused, short
+from worker.commands.arguments import (
+    CONFIG,
+    FAILED,
+    JSON,
+    MISUSED,
+    Config,
+    Json,
+    check_name,
+    load_project,
+    misused,
+    short,
+)
+from worker.commands.inquiries import call, check, jobs, retry, show, status, token, verify
+from worker.commands.keys import keys
 from worker.errors import ConfigError, WorkerError, sentence
-from worker.inquiries import call, check, jobs, retry, show, status, token, verify
-from worker.keys import keys
 
 if TYPE_CHECKING:
     from worker.app import App, Project
-    from worker.screens import Bars
+    from worker.commands.screens import Bars
 
 app = typer.Typer(
     help="A worker for files, queues and schedules: rows in, backends asked, combined results out.",
@@ -44,7 +55,7 @@ def main() -> None:
 
 
 def _fail(*complaints: str, code: int) -> NoReturn:
-    from worker import screens
+    from worker.commands import screens
 
     for complaint in complaints:
         screens.complain(complaint)
@@ -81,8 +92,8 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C, for files of your own.")] = False,
 ) -> None:
     """See it work: sample files, run through a sandbox's backends, in the new folder ./demo."""
-    from worker import accounts, screens
-    from worker import demo as tour
+    from worker.commands import demo as tour
+    from worker.commands import accounts, screens
     from worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
@@ -109,7 +120,7 @@ def demo(
 @app.command()
 def init(name: Annotated[Path, typer.Argument(metavar="NAME", help="The folder to make.")], json: Json = False) -> None:
     """Make a project folder with a job that works against `longshore sandbox`."""
-    from worker import scaffold, screens
+    from worker.commands import scaffold, screens
     from worker.sandbox import DEFAULT_PORTS, Addresses
 
     scaffold.init(name, Addresses(*DEFAULT_PORTS).settings_toml())
@@ -126,7 +137,7 @@ def sandbox(
     latency: Annotated[float, typer.Option(min=0.0, help="Seconds that every answer takes.")] = 0.0,
 ) -> None:
     """An OAuth server and two backends on this machine, until Ctrl-C."""
-    from worker import screens
+    from worker.commands import screens
     from worker.sandbox import Sandbox
     from worker.stopping import stopped_by_signals
 
@@ -148,7 +159,7 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
 ) -> None:
     """The worker: watches the inbox until SIGTERM or Ctrl-C, then finishes the rows under way."""
-    from worker import checks, screens
+    from worker.commands import checks, screens
 
     project = load_project(config)
     checks.refuse_unsupported(project)
@@ -170,7 +181,7 @@ def process(
     job: Annotated[str, typer.Option("--job", metavar="NAME", help="Instead of the one that takes such files.")] = "",
 ) -> None:
     """Run a job over some files, as if they had been dropped into the inbox."""
-    from worker import accounts, screens
+    from worker.commands import accounts, screens
 
     project = load_project(config)
     _check_files(files)
@@ -199,7 +210,7 @@ def _check_files(files: list[Path]) -> None:
 
 def _end(*, failed: int, waiting: int) -> None:
     """Say what did not work, and exit with 1 if anything did not."""
-    from worker import screens
+    from worker.commands import screens
 
     if failed > 0:
         screens.say(f"{_deliveries(failed)} failed: `longshore status` says why", stderr=True)

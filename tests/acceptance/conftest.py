@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.commands.scaffold import EXAMPLES
 from worker.sandbox import Sandbox
-from worker.scaffold import EXAMPLES
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker import screens
+from worker.commands import screens
 
 
 def test_a_text_does_nothing_to_the_terminal():

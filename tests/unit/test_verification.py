@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from worker.verification import differences
+from worker.commands.verification import differences
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from rich.text import Text
 from worker import exact_json
 
 if TYPE_CHECKING:
-    from worker.checks import Check
+    from worker.commands.checks import Check
     from worker.records import Delivery, Outcome
 
 _PIPE_WIDTH = 160  # where there is no terminal whose width would count

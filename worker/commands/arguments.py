@@ -52,7 +52,7 @@ def check_name(given: str, name: str, known: Iterable[str]) -> None:
 
 def misused(what: str) -> NoReturn:
     """Say what is wrong with the arguments, and exit."""
-    from worker import screens
+    from worker.commands import screens
 
     screens.complain(what)
     raise typer.Exit(MISUSED)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker.errors import ConfigError, Problem
 
-EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 _SETTINGS = """\
 # Relative paths start from this file. Any value can come from the environment,

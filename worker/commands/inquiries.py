@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.arguments import (
+from worker.commands.arguments import (
     FAILED,
     MISUSED,
     Config,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def check(config: Config = None, json: Json = False) -> None:
     """Is everything as a worker needs it? Configuration, jobs, folders, ledger, tokens, backends."""
-    from worker import checks, screens
+    from worker.commands import checks, screens
 
     looked_at = []
     for each in checks.check(config):
@@ -44,7 +44,7 @@ def check(config: Config = None, json: Json = False) -> None:
 
 def status(config: Config = None, json: Json = False) -> None:
     """What is running, waiting, done and failed, and why."""
-    from worker import accounts, screens
+    from worker.commands import accounts, screens
     from worker.ledger import Ledger
 
     settings = load_settings(config)
@@ -60,7 +60,7 @@ def status(config: Config = None, json: Json = False) -> None:
 
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
     """Everything that is known of a delivery."""
-    from worker import accounts, screens
+    from worker.commands import accounts, screens
     from worker.ledger import Ledger
 
     settings = load_settings(config)
@@ -80,7 +80,7 @@ def retry(
     rejected: Annotated[bool, typer.Option("--rejected", help="Only the rejected rows, as a new delivery.")] = False,
 ) -> None:
     """Put a failed delivery back among the waiting, or the rejected rows of a done one into the inbox."""
-    from worker import screens
+    from worker.commands import screens
     from worker.ledger import Ledger
 
     settings = load_settings(config)
@@ -124,7 +124,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Is what lies in the outbox still what its manifests say? Stops at the first difference."""
-    from worker import screens, verification
+    from worker.commands import screens, verification
 
     found = manifests or sorted(load_settings(config).worker.outbox.glob("*.manifest.json"))
     for manifest in found:
@@ -142,7 +142,7 @@ def verify(
 
 def jobs(config: Config = None, json: Json = False) -> None:
     """The project's jobs and what they take."""
-    from worker import accounts, screens
+    from worker.commands import accounts, screens
 
     found = [accounts.job(each) for each in load_project(config).jobs.values()]
     if json:
@@ -157,7 +157,7 @@ def token(
     json: Json = False,
 ) -> None:
     """Get a token as a backend would, through the shared cache; it is shown masked."""
-    from worker import calls, screens
+    from worker.commands import calls, screens
 
     settings = load_settings(config)
     check_name("auth", name, settings.auth)
@@ -178,7 +178,7 @@ def call(
     json_body: Annotated[str, typer.Option(metavar="JSON", help="What to send.")] = "",
 ) -> None:
     """Call a backend the way a job would, and print its answer."""
-    from worker import calls, screens
+    from worker.commands import calls, screens
 
     settings = load_settings(config)
     check_name("backend", name, settings.backends)
@@ -188,7 +188,7 @@ def call(
 
 
 def _find(ledger: Ledger, delivery: str) -> Entry:
-    from worker import accounts
+    from worker.commands import accounts
 
     found = accounts.matching(ledger, delivery)
     if not found:

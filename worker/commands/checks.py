@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker import auth, backends
-from worker.accounts import takes
 from worker.app import Project
 from worker.auth import Credential, MemoryTokenStore, TokenStore
+from worker.commands.accounts import takes
 from worker.config import Settings
 from worker.errors import ConfigError, Problem, WorkerError
 from worker.ledger import Ledger

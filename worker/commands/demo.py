@@ -13,8 +13,8 @@ from typing import Any
 
 from worker import files
 from worker.app import App
+from worker.commands.scaffold import EXAMPLES, make_project
 from worker.errors import ConfigError, Problem, WorkerError
-from worker.scaffold import EXAMPLES, make_project
 
 _MARK = ".longshore-demo"
 _BETWEEN_FILES = 0.3  # seconds

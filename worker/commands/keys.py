@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from worker.arguments import Json, misused
+from worker.commands.arguments import Json, misused
 
 keys = typer.Typer(help="Key pairs for OAuth servers that know the worker by its public key.", no_args_is_help=True)
 
@@ -32,8 +32,9 @@ def new(
     kid: Annotated[str, typer.Option(metavar="NAME", help="The key's name at the server, else its thumbprint.")] = "",
 ) -> None:
     """Make a key pair: the private key into FILE, the public one, to register, onto standard output."""
-    from worker import exact_json, screens
+    from worker import exact_json
     from worker.auth.keys import new_key
+    from worker.commands import screens
 
     key = new_key(alg, kid or None)
     _write(file, exact_json.dumps(key.as_dict(private=True)))
