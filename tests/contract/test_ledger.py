@@ -1,6 +1,10 @@
 """What the ledger promises, whatever database it lies in."""
 
+import socket
 import sqlite3
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import ConfigError, DeliveryError, LostLease, Paused, Unavailable
-from worker.ledger import Ledger
+from worker.ledger import Ledger, engine
 from worker.records import Delivery, Input
 
 TRIGGERS = ("inbox", "process")
@@ -27,9 +31,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     """An empty database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql_server").new_schema()
     return f"sqlite:///{tmp_path / 'state' / 'state.db'}"
 
 
@@ -380,6 +386,46 @@ def test_a_decimal_in_a_jobs_state_comes_back_as_a_number(ledger):
     assert ledger.state.load("summary") == {"price": 1.5}
 
 
+def test_deliveries_of_one_job_may_be_done_at_the_same_time(opened):
+    def finish_ten(owner, keys):
+        ledger = opened(owner)
+        for number in range(10):
+            finished(ledger, **dict.fromkeys(keys, number))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(finish_ten, ["one", "other"], ["abcdefgh", "hgfedcba"]))
+    ledger = opened()
+    assert ledger.counts()["done"] == 20
+    assert ledger.state.load("summary") == dict.fromkeys("abcdefgh", 9)
+
+
+def test_text_that_no_database_takes_is_kept_as_far_as_it_goes(ledger):
+    entry = begun(ledger)
+    ledger.finish(entry, as_delivery(entry), DeliveryError("a\0b \udcff č"))
+    assert ledger.get(entry.id).detail == "a?b ? č"
+
+
+def test_several_workers_may_make_the_ledger_at_once(opened):
+    with ThreadPoolExecutor(8) as pool:
+        ledgers = list(pool.map(opened, "abcdefgh"))
+    assert [begun(ledger).owner for ledger in ledgers] == list("abcdefgh")
+
+
+def test_of_many_heirs_at_once_each_delivery_has_one(opened, ledger):
+    entries = {begun(ledger).id for _ in range(20)}
+    heirs = [opened(f"heir {number}") for number in range(6)]
+    together = threading.Barrier(len(heirs))
+
+    def inherit(heir):
+        together.wait()
+        return [entry.id for entry in take(heir, gone={"one"})]
+
+    with ThreadPoolExecutor(len(heirs)) as pool:
+        taken = [entry for entries in pool.map(inherit, heirs) for entry in entries]
+    assert len(taken) == len(entries)
+    assert set(taken) == entries
+
+
 def test_everything_is_there_after_a_restart(opened, ledger):
     entry = begun(ledger)
     ledger.close()
@@ -449,6 +495,92 @@ class TestSqlite:
             file.write_bytes(b"not a database " * 1000)
         with pytest.raises(Paused, match="the ledger cannot be used: "):
             ledger.counts()
+
+
+class TestPostgresql:
+    """What holds for a ledger on a server."""
+
+    @pytest.fixture
+    def server(self, postgresql_server):
+        return postgresql_server
+
+    @pytest.fixture
+    def url(self, server):
+        return server.new_schema()
+
+    def test_connections_that_were_cut_in_between_are_not_noticed(self, ledger, server):
+        entry = begun(ledger)
+        assert server.cut_connections()
+        assert ledger.get(entry.id) == entry
+        assert server.cut_connections()
+        ledger.guard(entry)
+
+    def test_a_server_that_is_away_is_waited_for(self, ledger, server):
+        entry = begun(ledger)
+        server.stop()
+        try:
+            for question in (ledger.counts, lambda: ledger.guard(entry), lambda: begun(ledger)):
+                with pytest.raises(Paused, match=r"the ledger cannot be used: .*Connection refused") as raised:
+                    question()
+                assert server.password not in str(raised.value)
+        finally:
+            server.start()
+        ledger.guard(entry)
+
+    def test_a_worker_that_was_stopped_in_a_transaction_does_not_stop_the_others(
+        self, opened, ledger, server, url, monkeypatch
+    ):
+        entry = begun(ledger)
+        monkeypatch.setattr(engine, "PATIENCE_SECONDS", 1)
+        other = opened("other")
+        with server.connect(url) as stopped, stopped.transaction():
+            stopped.execute("UPDATE deliveries SET version = version")
+            with pytest.raises(Paused, match="lock timeout"):
+                take(other, gone={"one"})
+        assert [taken.id for taken in take(other, gone={"one"})] == [entry.id]
+
+    def test_a_newer_programs_ledger_is_refused_and_left_as_it_is(self, opened, server, url):
+        opened().close()
+        with server.connect(url) as connection:
+            connection.execute("UPDATE longshore SET schema = 99")
+            connection.execute("DROP TABLE tokens")
+            with pytest.raises(ConfigError, match=r"schema 99, this program knows \d+; use a newer Longshore"):
+                opened()
+            assert connection.execute("SELECT to_regclass('tokens')").fetchone() == (None,)
+
+    def test_a_database_that_cannot_hold_every_name_is_refused(self, opened, server):
+        url = server.new_database("ENCODING 'SQL_ASCII' TEMPLATE template0")
+        with pytest.raises(ConfigError, match="the ledger is in SQL_ASCII; make the database with ENCODING 'UTF8'"):
+            Ledger(url)
+
+    def test_a_server_that_is_not_there_is_a_mistake_at_the_start(self):
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = f"postgresql+psycopg://u:hunter2@127.0.0.1:{unused.getsockname()[1]}/longshore?password=hunter2"
+            with pytest.raises(ConfigError, match=r"cannot be opened: .*Connection refused") as raised:
+                Ledger(url)
+        assert "postgresql+psycopg://u:***@127.0.0.1:" in str(raised.value)
+        assert "hunter2" not in str(raised.value)
+
+    def test_a_wrong_password_is_not_shown(self, server):
+        with pytest.raises(ConfigError, match="password authentication failed") as raised:
+            Ledger(server.url().replace(server.password, "hunter2"))
+        assert "hunter2" not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        "address", ["postgresql+psycopg://u:hunter2@db:port/x", "postgresql+psycopg://u:hun@hunter2@db/x", "hunter2"]
+    )
+    def test_an_address_that_cannot_be_read_is_not_shown(self, address):
+        with pytest.raises(
+            ConfigError, match=r"worker\.state: the ledger has an address that cannot be read"
+        ) as raised:
+            Ledger(address)
+        assert "hunter2" not in str(raised.value)
+
+    def test_without_the_driver_it_says_what_to_install(self, url, monkeypatch):
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.raises(ConfigError, match=r'pip install "longshore\[postgresql\]"'):
+            Ledger(url)
 
 
 def test_every_attempt_is_remembered_with_its_worker_and_its_end(ledger, other, clock):

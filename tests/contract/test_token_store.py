@@ -1,8 +1,13 @@
 """What every token store promises, whether in memory or in the ledger."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
 import pytest
 
 from worker.auth import MemoryTokenStore
+from worker.ledger import Ledger
 
 KEY = "a" * 64
 
@@ -19,14 +24,17 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "ledger"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def store(request, clock, tmp_path):
     if request.param == "memory":
         yield MemoryTokenStore(clock)
         return
-    ledger = pytest.importorskip("worker.ledger").Ledger(f"sqlite:///{tmp_path / 'state.db'}", clock=clock)
-    yield ledger.tokens
-    ledger.close()
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'state.db'}"
+    else:
+        url = request.getfixturevalue("postgresql_server").new_schema()
+    with closing(Ledger(url, clock=clock)) as ledger:
+        yield ledger.tokens
 
 
 def saved(store, sealed=b"sealed", lifetime=300.0):
@@ -43,6 +51,18 @@ def test_one_leads_at_a_time(store):
     assert store.lead(KEY, "one", 15) is not None
     assert store.lead(KEY, "other", 15) is None
     assert store.lead(KEY, "one", 15) is None
+
+
+def test_of_many_at_once_one_leads(store):
+    together = threading.Barrier(8)
+
+    def lead(owner):
+        together.wait()
+        return store.lead(KEY, owner, 15)
+
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(lead, "abcdefgh"))
+    assert len([version for version in versions if version is not None]) == 1
 
 
 def test_a_lease_shows_its_leader_and_what_is_left_of_it(store, clock):

@@ -58,11 +58,12 @@ class Ledger:
         open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers)
         with self._database.read() as connection:
             owners = connection.scalars(sa.select(table.c.owner).where(open_ones).distinct()).all()
-            free = ["", *(owner for owner in owners if owner and gone(owner))]
-            statement = sa.select(table).where(
-                open_ones & (table.c.not_before <= self._database.now),
-                table.c.owner.in_(free) | (table.c.lease_until < self._database.now),
-            )
+        free = ["", *(owner for owner in owners if owner and gone(owner))]
+        statement = sa.select(table).where(
+            open_ones & (table.c.not_before <= self._database.now),
+            table.c.owner.in_(free) | (table.c.lease_until < self._database.now),
+        )
+        with self._database.read() as connection:
             due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
         return [taken for row in due if (taken := self._take_over(Entry(*row)))]
 

@@ -27,7 +27,7 @@ class JobState:
 
     def save(self, connection: sa.Connection, job: str, values: Mapping[str, Any]) -> None:
         """Remember values, within the transaction that says that their delivery is done."""
-        for key, value in values.items():
+        for key, value in sorted(values.items()):  # two that save the same keys in two orders would block each other
             statement = self._database.insert(table).values(job=job, key=key, value=exact_json.dumps(value))
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["job", "key"], set_={"value": statement.excluded.value})

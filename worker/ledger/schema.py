@@ -13,9 +13,22 @@ from worker.records import Attempt, Entry
 SCHEMA = 1
 
 metadata = sa.MetaData()
+
+
+class Text(sa.types.TypeDecorator[str]):
+    """Any text; what UTF-8 or a database does not know (half a surrogate pair, NUL) becomes a question mark."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """As it is stored, or compared with what is."""
+        return value and value.replace("\0", "?").encode(errors="replace").decode()
+
+
 schema_table = sa.Table("longshore", metadata, sa.Column("schema", sa.Integer, nullable=False))
 _kinds: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type of a record's field: type, default
-    "str": (sa.String, ""),
+    "str": (Text, ""),
     "int": (sa.BigInteger, 0),
     "float": (sa.Double, 0.0),
     "bool": (sa.Boolean, False),
@@ -37,19 +50,19 @@ attempt_table = sa.Table("attempts", metadata, *_columns(Attempt, "delivery", "n
 token_table = sa.Table(
     "tokens",
     metadata,
-    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("key", Text, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Column("sealed", sa.LargeBinary),
     sa.Column("expires", sa.Double, nullable=False, default=0.0),
-    sa.Column("leader", sa.String, nullable=False, default=""),
+    sa.Column("leader", Text, nullable=False, default=""),
     sa.Column("lease_until", sa.Double, nullable=False, default=0.0),
-    sa.Column("failure", sa.String, nullable=False, default=""),
+    sa.Column("failure", Text, nullable=False, default=""),
     sa.Column("retry_at", sa.Double, nullable=False, default=0.0),
 )
 state_table = sa.Table(
     "job_state",
     metadata,
-    sa.Column("job", sa.String, primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("job", Text, primary_key=True),
+    sa.Column("key", Text, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
