@@ -190,6 +190,11 @@ class Attempt:
     detail: str
 
 
+# For how long a failure may hold everybody off, in seconds. A lease or backoff that seems to run for longer tells that
+# the store's clock was put back, and does not count.
+LONGEST_RETRY = 300.0
+
+
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
     """What the ledger knows of one token: times are seconds from now by the ledger's own clock.

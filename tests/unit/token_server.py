@@ -70,7 +70,7 @@ class Fleet:
     def key(self, **settings):
         return Client("hospital", settings_of(**settings), send=self.server, clock=self.clock).key
 
-    def worker(self, store=None, random=lambda: 0.0, sleep=None, **settings):
+    def worker(self, store=None, random=lambda: 0.0, sleep=None, send=None, **settings):
         return open_credential(
             "hospital",
             settings_of(**settings),
@@ -80,7 +80,7 @@ class Fleet:
             now=lambda: self.clock() - 1000,
             sleep=sleep or self.clock.sleep,
             random=random,
-            send=self.server,
+            send=send or self.server,
         )
 
 

@@ -17,7 +17,7 @@ from worker.auth.store import SteadyStore, TokenStore
 from worker.auth.token import Token
 from worker.errors import Unauthorized, Unavailable
 from worker.log import get_logger
-from worker.records import Meter, TokenEntry
+from worker.records import LONGEST_RETRY, Meter, TokenEntry
 
 log = get_logger()
 
@@ -199,7 +199,8 @@ class TokenCache:
             held = self._hold(token)
             if now < (held.fresh_until if early else held.usable_until):
                 return held
-        return Failure.told(client.name, entry, now) if entry and entry.retry_in > 0 else None
+        told = entry is not None and 0 < entry.retry_in <= LONGEST_RETRY
+        return Failure.told(client.name, entry, now) if entry and told else None
 
     def _fetch(self, client: Client, version: int, meter: Meter) -> Held | Failure:
         try:
@@ -236,7 +237,7 @@ class TokenCache:
         entry = self._store.read(client.key)
         if entry is None or entry.sealed is None:
             return None, entry, now
-        return client.seal.open(entry.sealed, now + entry.expires_in), entry, now
+        return client.seal.open(entry.sealed, now, entry.expires_in), entry, now
 
     def _forget_in_store(self, token: Token) -> None:
         found, entry, _ = self._in_store(self._client)

@@ -10,9 +10,9 @@ from worker.auth.token import Token
 from worker.auth.transport import Answer
 from worker.errors import BackendError, Unauthorized, Unavailable
 from worker.http_terms import retry_after
+from worker.records import LONGEST_RETRY
 
 MAX_LIFETIME = 24 * 3600.0
-MAX_RETRY_AFTER = 300.0
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1: what may stand in a header
 _ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # narrower than RFC 6749 section 5.2: no room for prose
@@ -75,7 +75,7 @@ def outage(auth: str, answer: Answer, code: str = "", *, whom: str = "the token 
     if answer.status < 500 and answer.status not in _TEMPORARY_STATUS and code not in _TEMPORARY_CODE:
         return None
     asked = retry_after(answer.headers)
-    wait = None if asked is None else min(max(asked, 1.0), MAX_RETRY_AFTER)
+    wait = None if asked is None else min(max(asked, 1.0), LONGEST_RETRY)
     return Unavailable(auth, _said(whom, answer, code), answer.status, retry_after=wait)
 
 

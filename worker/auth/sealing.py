@@ -39,11 +39,15 @@ class Seal:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, clear, self._place)
 
-    def open(self, sealed: bytes, expires: float) -> Token | None:
-        """The token again; None if the bytes are damaged, or belong elsewhere."""
+    def open(self, sealed: bytes, now: float, expires_in: float) -> Token | None:
+        """The token again, with ``expires_in`` seconds left; None if the bytes are damaged, or belong elsewhere.
+
+        It never has more left than it had at first, whatever became of the store's clock.
+        """
         try:
             clear = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], self._place)
         except (InvalidTag, ValueError):
             return None
         access_token, token_type, scope, lifetime = exact_json.loads(clear)
-        return Token(access_token, token_type, tuple(scope), float(lifetime), expires)
+        ends = now + min(expires_in, float(lifetime))
+        return Token(access_token, token_type, tuple(scope), float(lifetime), ends)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from worker.errors import Paused
 from worker.log import get_logger
-from worker.records import TokenEntry
+from worker.records import LONGEST_RETRY, TokenEntry
 
 log = get_logger()
 _Answer = TypeVar("_Answer")
@@ -28,7 +28,10 @@ class TokenStore(Protocol):
         """What is known under a key."""
 
     def lead(self, key: str, owner: str, seconds: float) -> int | None:
-        """Become the one that asks the server: the lease's version, or None while a lease or a backoff runs."""
+        """Become the one that asks the server: the lease's version, or None while a lease or a backoff runs.
+
+        One that would run longer than it can does not count: the store's clock was put back.
+        """
 
     def save(self, key: str, version: int, sealed: bytes, lifetime: float) -> bool:
         """Keep a token and end the lease; False, and nothing kept, unless the row still has that version."""
@@ -79,7 +82,10 @@ class MemoryTokenStore:
         """Become the one that asks for a new token, unless a lease or a backoff runs."""
         with self._lock:
             record, now = self._records.setdefault(key, _Record()), self._clock()
-            if now < record.lease_until or now < record.retry_at:
+            if (
+                now < record.lease_until <= now + max(seconds, LONGEST_RETRY)
+                or now < record.retry_at <= now + LONGEST_RETRY
+            ):
                 return None
             record.version += 1
             record.leader, record.lease_until = owner, now + seconds

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from worker.ledger.database import Database
 from worker.ledger.schema import token_table as table
-from worker.records import TokenEntry
+from worker.records import LONGEST_RETRY, TokenEntry
 
 
 class Tokens:
@@ -32,7 +32,9 @@ class Tokens:
     def lead(self, key: str, owner: str, seconds: float) -> int | None:
         """Become the one that fetches, for some seconds; returns the lease's version, or None: not now."""
         now = self._database.now
-        free = (table.c.key == key) & (table.c.lease_until <= now) & (table.c.retry_at <= now)
+        no_lease = (table.c.lease_until <= now) | (table.c.lease_until > now + max(seconds, LONGEST_RETRY))
+        no_backoff = (table.c.retry_at <= now) | (table.c.retry_at > now + LONGEST_RETRY)
+        free = (table.c.key == key) & no_lease & no_backoff
         values = {"version": table.c.version + 1, "leader": owner, "lease_until": now + seconds}
         with self._database.write() as connection:
             connection.execute(self._database.insert(table).values(key=key).on_conflict_do_nothing())
