@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def tls_server(pair, clients_ca=None, host="127.0.0.1"):
-    """Yields its address and the common names of its clients; given a CA, it serves only those with its certificates."""
+    """Yields its address and its clients' common names; given a CA, it serves only those with its certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     if clients_ca:
