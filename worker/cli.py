@@ -92,8 +92,8 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C, for files of your own.")] = False,
 ) -> None:
     """See it work: sample files, run through a sandbox's backends, in the new folder ./demo."""
-    from worker.commands import demo as tour
     from worker.commands import accounts, screens
+    from worker.commands import demo as tour
     from worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
