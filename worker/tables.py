@@ -85,9 +85,13 @@ def _columns(header: Header) -> tuple[str, ...]:
 
 
 def _refuse_repeated(names: Iterable[str], where: str) -> None:
-    repeated = [repr(name) for name, times in Counter(names).items() if times > 1]
+    """By position, not by name: the first line of a file without a header is a record."""
+    names = list(names)
+    times = Counter(names)
+    repeated = [str(position) for position, name in enumerate(names, 1) if times[name] > 1]
     if repeated:
-        raise DeliveryError(f"{where} names {', '.join(repeated)} more than once; give each column a name of its own")
+        what = f"{where} gives columns {', '.join(repeated)} of {len(names)} a name that another has, too"
+        raise DeliveryError(f"{what}; give each a name of its own")
 
 
 def _batches(found: Iterable[Record], rows: int) -> Iterator[list[Record]]:

@@ -202,7 +202,7 @@ def test_a_column_may_be_called_like_the_mark_of_another_format():
 
 
 def test_repeated_and_missing_names_in_the_header_are_told():
-    assert "'id', 'b' more than once" in reason("id,b,id,b,c\n")
+    assert "the header gives columns 1, 2, 3, 4 of 5 a name that another has, too" in reason("id,b,id,b,c\n")
     assert "no name for column 2, 4 of 4" in reason("id,,b, \n")
 
 
@@ -339,7 +339,7 @@ def test_a_returned_frame_may_repeat_a_line():
     [
         (pd.DataFrame({"a": [1, 2]}), "2 index values that are no lines of its input; keep the frame's index"),
         (pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([(2, 0)])), "keep the frame's index"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"], index=[2]), "'a' more than once"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"], index=[2]), "columns 1, 2 of 2 a name that another has"),
         ([{"a": 1}], "not a list"),
     ],
 )

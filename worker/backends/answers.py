@@ -15,6 +15,7 @@ from worker.errors import BackendError, Refused, Unauthorized, Unavailable
 from worker.http_terms import retry_after
 
 _REASON_LENGTH = 300
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _OVERLOADED = frozenset({408, 425, 429})
 _NOT_FOR_US = frozenset({501, 505})
 # One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
@@ -35,14 +36,14 @@ def check(backend: str, response: requests.Response) -> None:
         return
     wait = retry_after(response.headers)
     if status in _OVERLOADED or (status >= 500 and status not in _NOT_FOR_US):
-        raise Unavailable(backend, f"answered {_said(response)}", status, retry_after=wait)
+        raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
     issues = outcome_issues(_json_or_none(response))
     if status in _TOO_MUCH or "too-costly" in codes(issues):
         raise TooCostly(backend, f"answered {_said(response)}", status)
     if status in (401, 403):
-        raise Unauthorized(backend, f"answered {_said(response)}; check this backend's auth and its scopes", status)
+        raise Unauthorized(backend, f"answered {_named(response)}; check this backend's auth and its scopes", status)
     if codes(issues) & _TRANSIENT_ISSUES:
-        raise Unavailable(backend, f"answered {_said(response)}", status, retry_after=wait)
+        raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
     if 300 <= status < 400:
         raise Refused(backend, f"answered {status}, a redirect that is not followed; correct the backend's url", status)
     raise Refused(backend, f"answered {_said(response)}", status)
@@ -75,7 +76,7 @@ def outcome_error(backend: str, issues: list[dict[str, Any]], status: int) -> Ba
     """The error that an OperationOutcome's issues stand for."""
     text = f"answered {status} {_tidy(_issue_texts(issues))}".rstrip()
     if codes(issues) & _TRANSIENT_ISSUES:
-        return Unavailable(backend, text, status)
+        return Unavailable(backend, f"answered {status} {' '.join(_names(codes(issues)))}".rstrip(), status)
     return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status)
 
 
@@ -119,6 +120,18 @@ def _json_or_none(response: requests.Response) -> Any:
 
 def _said(response: requests.Response) -> str:
     return f"{response.status_code} {_tidy(_reason(_json_or_none(response)) or response.reason or '')}".rstrip()
+
+
+def _named(response: requests.Response) -> str:
+    """The status and the errors' names, for what is logged and kept: a whole sentence may quote a record."""
+    parsed = _json_or_none(response)
+    code = parsed.get("error") if isinstance(parsed, dict) else None
+    names = codes(outcome_issues(parsed)) or ({code} if isinstance(code, str) else set())
+    return " ".join([str(response.status_code), *_names(names)])
+
+
+def _names(given: set[str]) -> list[str]:
+    return sorted(name for name in given if _NAME.fullmatch(name))
 
 
 def _reason(parsed: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from worker.config import Settings
 from worker.errors import ConfigError, Problem, WorkerError
 from worker.ledger import Ledger
 from worker.records import Meter
+
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,15 @@ def _usable(folder: Path) -> tuple[bool, str]:
     return True, str(folder) if there == folder else f"{folder} (will be made)"
 
 
+def _open_to_others(settings: Settings) -> str:
+    """What to do where others may look at the worker's own files: they hold records, and tokens, if sealed ones."""
+    ours = [settings.home]
+    if settings.worker.state.startswith(_SQLITE):
+        ours.append(Path(settings.worker.state.removeprefix(_SQLITE)))
+    wide = [str(path) for path in ours if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    return f"others may look into {' and '.join(wide)}; run chmod go= {' '.join(wide)}" if wide else ""
+
+
 def _connections(settings: Settings) -> Iterator[Check]:
     owner = secrets.token_hex(8)
     with ExitStack() as closing:
@@ -90,7 +102,8 @@ def _connections(settings: Settings) -> Iterator[Check]:
             yield Check("ledger", "state", ok=False, detail=error.detail)
         else:
             tokens = ledger.tokens
-            yield Check("ledger", "state", ok=True, detail=f"{known} deliveries")
+            wide = _open_to_others(settings)
+            yield Check("ledger", "state", ok=not wide, detail=wide or f"{known} deliveries")
         credentials: dict[str, Credential] = {}
         for name in settings.auth:
             yield _auth(name, settings, tokens, owner, credentials)
