@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,8 @@ import orjson
 from pydantic import BaseModel
 
 _CONTAINERS = (dict, list)
+# What a number with a fraction, an exponent or too many digits looks like; strings that do cost only a second look.
+_SUSPECT = re.compile(rb"[:\[,][\s-]*+\d++(?:[.eE]|(?<=\d{19}))")
 
 
 def _whole(digits: str) -> int | Decimal:
@@ -31,6 +34,8 @@ def loads(text: bytes | str) -> Any:
     data = text.encode() if isinstance(text, str) else text
     try:
         parsed = orjson.loads(data)
+        if type(parsed) in _CONTAINERS and not _SUSPECT.search(data):
+            return parsed
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
