@@ -13,7 +13,7 @@ from worker import auth, backends, config, jobs, log
 from worker.auth import Credential
 from worker.config import Settings
 from worker.crew import Crew
-from worker.errors import ConfigError, Problem
+from worker.errors import ConfigError, Paused, Problem
 from worker.files import private_folder
 from worker.jobs import Jobs
 from worker.ledger import Ledger
@@ -102,8 +102,14 @@ class App:
         settlement = Settlement(self.ledger, where)
         self.claims = Claims(self.ledger, where, self.jobs, settlement, gone=owner.gone)
         self.crew = Crew(runner, self.ledger, size=worker.deliveries, stop=self.stop)
-        self._closing.callback(self.ledger.release)
+        self._closing.callback(self._release)
         self._closing.callback(self.crew.close)
+
+    def _release(self) -> None:
+        try:
+            self.ledger.release()
+        except Paused as trouble:  # nothing is lost: the leases end by themselves
+            self._log.warning("leases not given back", reason=trouble.detail)
 
     def _prepare_folders(self) -> None:
         worker = self.settings.worker

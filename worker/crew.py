@@ -58,11 +58,15 @@ class Crew:
         self._room.release(self._size)
 
     def _beat(self) -> None:
+        heard = True
         while not self._over.wait(HEARTBEAT_SECONDS):
             try:
                 self._ledger.heartbeat(list(self._active.values()))
+                heard = True
             except Paused as trouble:
-                self._log.warning("no heartbeat", reason=trouble.detail)
+                if heard:
+                    self._log.warning("no heartbeat", reason=trouble.detail)
+                heard = False
 
     def close(self) -> None:
         """End when what is running has ended."""

@@ -211,6 +211,13 @@ def test_whoever_lost_a_delivery_changes_nothing(ledger, other, change):
     assert other.state.load("summary") == {}
 
 
+def test_a_delivery_that_waited_long_for_its_turn_is_not_taken_from_who_begins_it(ledger, other, clock):
+    entry = ledger.announce("inbox", "clients.csv")
+    clock.now += 31
+    ledger.begin(entry, sha256="ab" * 32, size=1234)
+    assert take(other) == take(ledger) == []
+
+
 def test_a_guard_keeps_the_lease_good(ledger, other, clock):
     entry = begun(ledger)
     clock.now += 29
@@ -526,6 +533,21 @@ class TestPostgresql:
         finally:
             server.start()
         ledger.guard(entry)
+
+    def test_after_an_outage_everybody_has_time_to_be_heard_again(self, ledger, other, server, clock):
+        entry, dead = begun(ledger), begun(other)
+        clock.now += 60
+        server.stop()
+        try:
+            with pytest.raises(Paused):
+                take(other)
+        finally:
+            server.start()
+        assert [taken.id for taken in take(other, gone={"other"})] == [dead.id]
+        clock.now += 29
+        assert take(other) == []
+        clock.now += 1
+        assert entry.id in {taken.id for taken in take(other)}
 
     def test_a_worker_that_was_stopped_in_a_transaction_does_not_stop_the_others(
         self, opened, ledger, server, url, monkeypatch

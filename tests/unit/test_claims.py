@@ -276,6 +276,16 @@ def test_a_lost_delivery_is_left_alone(worker, heir, capture_log):
     assert [event["event"] for event in capture_log if event["log_level"] == "warning"] == ["delivery lost"]
 
 
+def test_what_another_worker_finished_before_it_could_be_opened_is_left_alone(worker, heir, capture_log):
+    opening = worker.claims.claim(worker.drop())
+    (delivery,) = heir.due()
+    (delivery.folder / "outcomes.part").write_text("")
+    delivery.settle(DeliveryError("no"))
+    assert opening() is None
+    assert f"work/{delivery.id}/outcomes.part" in worker.files
+    assert [event["event"] for event in capture_log][-1] == "delivery lost"
+
+
 def test_a_done_file_goes_after_its_file_did(worker):
     worker.drop("signed.csv.done", b"")
     delivery = worker.claim("signed.csv")

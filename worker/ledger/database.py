@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -26,6 +27,8 @@ class Database:
 
     def __init__(self, address: str, *, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock
+        self._ticks = clock or time.monotonic
+        self._away, self._back_at = False, float("-inf")
         self._engine = make_engine(address)
         self._dialect = self._engine.dialect.name  # sqlite or postgresql
         self._reading = self._engine.execution_options(longshore_reads=True)
@@ -42,6 +45,11 @@ class Database:
         """The database's clock, as an expression."""
         return sa.literal(self._clock()) if self._clock else _clock[self._dialect]
 
+    @property
+    def steady_for(self) -> float:
+        """Seconds since the database was last away, as far as this worker has noticed."""
+        return self._ticks() - self._back_at
+
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
         return _insert[self._dialect](table)
@@ -49,13 +57,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction."""
-        with _translated(), self._turn, self._engine.begin() as connection:
+        with self._translated(), self._turn, self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One transaction that only looks."""
-        with _translated(), self._reading.connect() as connection:
+        with self._translated(), self._reading.connect() as connection:
             yield connection
 
     def change(self, statement: sa.Executable) -> int:
@@ -66,6 +74,16 @@ class Database:
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            self._away = True
+            raise Paused(f"the ledger cannot be used: {_reason(error)}") from error
+        if self._away:
+            self._away, self._back_at = False, self._ticks()
 
     def _open(self) -> None:
         where = self._engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password, too
@@ -90,14 +108,6 @@ def _claim_postgresql(connection: sa.Connection) -> str:
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(1279676243)"))
     encoding = connection.scalar(sa.text("SHOW server_encoding"))
     return "" if encoding == "UTF8" else f"is in {encoding}; make the database with ENCODING 'UTF8'"
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        raise Paused(f"the ledger cannot be used: {_reason(error)}") from error
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:

@@ -58,11 +58,10 @@ class Ledger:
         open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers)
         with self._database.read() as connection:
             owners = connection.scalars(sa.select(table.c.owner).where(open_ones).distinct()).all()
-        free = ["", *(owner for owner in owners if owner and gone(owner))]
-        statement = sa.select(table).where(
-            open_ones & (table.c.not_before <= self._database.now),
-            table.c.owner.in_(free) | (table.c.lease_until < self._database.now),
-        )
+        free: sa.ColumnElement[bool] = table.c.owner.in_(["", *(owner for owner in owners if owner and gone(owner))])
+        if self._database.steady_for >= self._lease:  # else whoever was silent had perhaps no ledger to talk to
+            free |= table.c.lease_until < self._database.now
+        statement = sa.select(table).where(open_ones, table.c.not_before <= self._database.now, free)
         with self._database.read() as connection:
             due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
         return [taken for row in due if (taken := self._take_over(Entry(*row)))]
@@ -79,7 +78,7 @@ class Ledger:
     def begin(self, entry: Entry, *, sha256: str, size: int) -> Entry:
         """One more attempt begins, on an input of that digest and size."""
         started = sa.func.coalesce(table.c.started, self._database.now)
-        values = {"state": "running", "attempts": entry.attempts + 1, "error": "", "detail": ""}
+        values = {"state": "running", "attempts": entry.attempts + 1, "error": "", "detail": "", **self._leased()}
         with self._write() as connection:
             begun = _change(connection, entry, {"sha256": sha256, "bytes": size, "started": started, **values})
             attempt = {"delivery": entry.id, "number": begun.attempts, "started": self._database.now}

@@ -116,6 +116,7 @@ class Claims:
         return delivery
 
     def _source_missing(self, entry: Entry) -> None:
+        self._ledger.guard(entry)  # it may have waited here for so long that another worker took and finished it
         if not entry.sha256:  # the claim was announced and came no further: its file is in the inbox, or another's
             self._withdraw(entry)
             return
