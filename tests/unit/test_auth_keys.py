@@ -8,6 +8,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from worker.auth.keys import ALGORITHMS, new_key, read_key
+from worker.commands.keys import Algorithm
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 P256, P384 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())
@@ -92,6 +93,10 @@ def test_a_new_key_is_read_back_with_its_kid_and_algorithm(algorithm):
     made = new_key(algorithm)
     header = read_key(json.dumps(made.as_dict(private=True))).header
     assert header == {"alg": algorithm, "typ": "JWT", "kid": made.thumbprint()}
+
+
+def test_the_command_line_offers_every_algorithm():
+    assert tuple(Algorithm) == ALGORITHMS
 
 
 def test_a_new_key_may_have_a_name():
