@@ -157,11 +157,19 @@ def test_a_fake_keeps_the_requests_with_their_parameters_json_and_headers():
     assert billing.requests[0].headers["idempotency-key"]
 
 
-@pytest.mark.parametrize(("status", "error"), [(404, Refused), (503, Unavailable), (401, Unauthorized)])
-def test_a_status_becomes_the_error_that_the_real_backend_raises(status, error):
-    rest = context(rest=priced(Answer(status, {"detail": "the reason"}))).rest["billing"]
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (404, Refused, "answered 404 the reason: not_there"),
+        (503, Unavailable, "answered 503 not_there"),
+        (401, Unauthorized, "answered 401 not_there; check"),
+    ],
+)
+def test_a_status_becomes_the_error_that_the_real_backend_raises(status, error, said):
+    answer = Answer(status, {"detail": "the reason", "error": "not_there"})
+    rest = context(rest=priced(answer)).rest["billing"]
 
-    with pytest.raises(error, match="the reason"):
+    with pytest.raises(error, match=said):
         rest.get("/prices")
 
 
