@@ -41,7 +41,7 @@ def load(tmp_path):
         (
             '[auth.hospital]\nclient_id = "batch"\nclient_secret = "s"',
             "token_url",
-            'is missing; write e.g. token_url = "https://idp.example/oauth2/token", or the issuer',
+            "is missing, and so is issuer, whose metadata would tell it; write e.g. token_url = ",
         ),
     ],
 )

@@ -37,16 +37,15 @@ class Proof:
     @classmethod
     def read(cls, name: str, settings: ClientCredentialsSettings) -> Self:
         """Read it for ``[auth.NAME]``; raises ``ConfigError`` where that cannot be done."""
-        tls = Tls(settings.ca_file)
         if settings.ca_file:
             _check_authorities(name, settings.ca_file)
+        tls = Tls(settings.ca_file)
         if settings.client_cert and settings.client_key:
-            tls = Tls(settings.ca_file, (settings.client_cert, settings.client_key))
-            material = _read_certificate(name, settings.client_cert, settings.client_key)
-            return cls((TlsClientAuth(settings.client_id),), material, tls)
+            pair = settings.client_cert, settings.client_key
+            return cls((TlsClientAuth(settings.client_id),), _read_pair(name, *pair), Tls(settings.ca_file, pair))
         if settings.key:
-            methods = tuple(_assertions(secret, settings) for secret in settings.key)
-            return cls(methods, "\n".join(secret.reveal() for secret in settings.key), tls)
+            methods = tuple(_with_key(settings, key) for key in settings.key)
+            return cls(methods, "\n".join(key.reveal() for key in settings.key), tls)
         secret = settings.client_secret.reveal() if settings.client_secret else ""
         return cls((_with_secret(settings, secret),), secret, tls)
 
@@ -57,7 +56,7 @@ def _with_secret(settings: ClientCredentialsSettings, secret: str) -> ClientAuth
     return ClientSecretBasic(settings.client_id, secret, raw=settings.raw_basic)
 
 
-def _assertions(secret: Secret, settings: ClientCredentialsSettings) -> ClientAuthentication:
+def _with_key(settings: ClientCredentialsSettings, secret: Secret) -> ClientAuthentication:
     try:
         key = read_key(secret.reveal(), key_id=settings.key_id, algorithm=settings.algorithm)
     except ValueError as fault:
@@ -65,35 +64,40 @@ def _assertions(secret: Secret, settings: ClientCredentialsSettings) -> ClientAu
     return PrivateKeyJwt(settings.client_id, key, settings.assertion_audience)
 
 
-def _read_certificate(name: str, certificate: Path, key: Path) -> str:
+def _read_pair(name: str, certificate: Path, key: Path) -> str:
     """Both files' contents; raises ``ConfigError`` unless they belong together and need no passphrase.
 
     OpenSSL would ask the terminal for a passphrase, and wait.
     """
-    where, what = f"auth.{name}.client_key", ""
     try:
         contents = certificate.read_text(), key.read_text()
         load_pem_private_key(contents[1].encode(), password=None)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
-    except TypeError:
-        what = "is encrypted with a passphrase, which nobody is there to type; give it without"
-    except ssl.SSLError:
-        where, what = (
-            f"auth.{name}.client_cert",
-            "is no certificate (PEM) for client_key; give the two that belong together",
-        )
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}; let this user read both files"
-    except ValueError:
-        what = "is no private key in PEM; give the one that belongs to client_cert"
-    if what:
-        raise ConfigError([Problem(str(key if where.endswith("key") else certificate), where, what)])
+    except (OSError, TypeError, ValueError) as error:
+        raise _mistake(name, *_blame(error), f"{certificate}, {key}") from None
     return "\n".join(contents)
+
+
+def _blame(error: Exception) -> tuple[str, str]:
+    """The setting that the files' error is about, and a sentence."""
+    match error:
+        case TypeError():
+            return "client_key", "is encrypted with a passphrase, which nobody is there to type; give it without"
+        case ssl.SSLError():
+            return "client_cert", "is no certificate (PEM) for client_key; give the two that belong together"
+        case OSError():
+            return "client_key", f"cannot be read: {error.strerror}; let this user read both files"
+        case _:
+            return "client_key", "is no private key in PEM; give the one that belongs to client_cert"
 
 
 def _check_authorities(name: str, ca_file: Path) -> None:
     try:
         ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        what = "holds no certificates of authorities in PEM" if isinstance(error, ssl.SSLError) else "cannot be read"
-        raise ConfigError([Problem(str(ca_file), f"auth.{name}.ca_file", f"{what}; give the CA's")]) from None
+    except OSError:
+        what = "holds no certificates of authorities, or cannot be read; give those of the private CA, as PEM"
+        raise _mistake(name, "ca_file", what, str(ca_file)) from None
+
+
+def _mistake(name: str, setting: str, what: str, where: str) -> ConfigError:
+    return ConfigError([Problem(where, f"auth.{name}.{setting}", what)])
