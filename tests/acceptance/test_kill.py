@@ -2,95 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from order_server import OrderServer
+from orders import THREADS, check_outcomes, make_project, manifest_of, running, wait_for, write_clients
 
-THREADS = 16
 ROWS = 2000
 KILLS = 20
-
-JOB = """
-from worker import Context, Reject, Row, job
-
-@job(files="*.csv")
-def order(row: Row, ctx: Context) -> dict | None:
-    client = int(row["client"])
-    if client % 50 == 7:
-        raise Reject("this client orders nothing")
-    if client % 50 == 9:
-        return None
-    answer = ctx.rest["orders"].post("/orders", json={"client": row["client"]})
-    return {"client": row["client"], "order": answer["order"]}
-"""
-
-
-def make_project(folder: Path, url: str) -> Path:
-    (folder / "jobs").mkdir(parents=True)
-    (folder / "jobs" / "order.py").write_text(JOB)
-    (folder / "longshore.toml").write_text(
-        f'[worker]\nthreads = {THREADS}\nsettle_seconds = 0.1\n[backends.orders]\ntype = "rest"\nurl = "{url}"\n'
-    )
-    return folder
-
-
-def write_clients(path: Path, rows: int) -> None:
-    path.write_text("client\n" + "".join(f"{number:05}\n" for number in range(rows)))
-
-
-@contextmanager
-def running(project: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``longshore run``; what it says is in run.log."""
-    command = [sys.executable, "-m", "worker", "--config", str(project / "longshore.toml"), "run"]
-    with (project / "run.log").open("ab") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60, *, alive: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert alive.poll() is None, "the worker ended"
-        time.sleep(0.01)
-
-
-def manifest_of(project: Path) -> Path | None:
-    return next((project / "outbox").glob("*.manifest.json"), None)
-
-
-def check_outcomes(project: Path, rows: int) -> dict[str, object]:
-    """One outcome a row, in input order, and a manifest that says so."""
-    path = manifest_of(project)
-    assert path
-    manifest: dict[str, object] = json.loads(path.read_text())
-    results, rejects = (path.with_name(output["name"]) for output in manifest["outputs"])  # type: ignore[attr-defined]
-    for output in manifest["outputs"]:  # type: ignore[attr-defined]
-        assert hashlib.sha256(path.with_name(output["name"]).read_bytes()).hexdigest() == output["sha256"]
-    done = [row["client"] for row in csv.DictReader(results.read_text().splitlines())]
-    rejected = [row["client"] for row in csv.DictReader(rejects.read_text().splitlines())]
-    everything = [f"{number:05}" for number in range(rows)]
-    assert done == [client for client in everything if int(client) % 50 not in (7, 9)]
-    assert rejected == [client for client in everything if int(client) % 50 == 7]
-    assert manifest["rows_in"] == rows
-    assert (manifest["results"], manifest["rejected"]) == (len(done), len(rejected))
-    assert manifest["skipped"] == rows - len(done) - len(rejected)
-    return manifest
 
 
 def test_after_twenty_kills_every_row_has_one_outcome_and_only_rows_in_flight_were_sent_again(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""``longshore``, killed at a named point: ``python crash_launcher.py POINT [ARGUMENT...]``.
+
+The points exist only here: each wraps a seam of the program so that the process is really killed (SIGKILL) before it,
+after it, or in the middle of a write. Nothing in the program itself knows of them.
+"""
+
+import os
+import signal
+import sys
+from itertools import count
+
+from worker import files
+from worker.cli import main
+from worker.ledger import Ledger
+from worker.outputs.part import PartFile
+
+
+def die(*_args, **_named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(place, name, *, call=1):
+    """Die instead of the so manieth call."""
+    original, calls = getattr(place, name), count(1)
+    setattr(place, name, lambda *args, **named: die() if next(calls) == call else original(*args, **named))
+
+
+def after(place, name, *, call=1):
+    """Die when the so manieth call has done its work."""
+    original, calls = getattr(place, name), count(1)
+
+    def wrapped(*args, **named):
+        returned = original(*args, **named)
+        return die() if next(calls) == call else returned
+
+    setattr(place, name, wrapped)
+
+
+def half_a_write(call):
+    """Die when half of what is to be appended to the part file is on disk."""
+    original, calls = PartFile._write, count(1)
+
+    def write(self, data):
+        if next(calls) == call:
+            original(self, data[: len(data) // 2])
+            die()
+        original(self, data)
+
+    PartFile._write = write
+
+
+POINTS = {
+    "during the sweep": lambda: before(Ledger, "announce"),
+    "announced, not moved": lambda: after(Ledger, "announce"),
+    "moved, not begun": lambda: before(Ledger, "begin"),
+    "begun, before the first row": lambda: after(Ledger, "begin"),
+    "in the middle of a chunk": lambda: after(PartFile, "append", call=3),
+    "in the middle of a write": lambda: half_a_write(4),
+    "all rows done, nothing published": lambda: before(files, "publish"),
+    "results published": lambda: after(files, "publish"),
+    "rejects published": lambda: after(files, "publish", call=2),
+    "manifest published, not in the ledger": lambda: before(Ledger, "finish"),
+    "in the ledger, not put away": lambda: before(files, "put_away"),
+    "put away, not in the ledger": lambda: after(files, "put_away"),
+    "failed, without its reason": lambda: before(files, "write"),
+    "failed, with its reason, not moved": lambda: before(files, "put_away"),
+}
+
+if __name__ == "__main__":
+    POINTS[sys.argv.pop(1)]()
+    main()
