@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench soak clean
 
 demo: $(READY)
 	$(BIN)/longshore demo
@@ -20,6 +20,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/tokens.py
+
+soak: $(READY)
+	$(BIN)/python tests/soak/soak.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo

@@ -61,7 +61,8 @@ class Crew:
         heard = True
         while not self._over.wait(HEARTBEAT_SECONDS):
             try:
-                self._ledger.heartbeat(list(self._active.values()))
+                for delivery in self._ledger.heartbeat(list(self._active.values())):
+                    delivery.lost.set()
                 heard = True
             except Paused as trouble:
                 if heard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +14,9 @@ from worker.context import DeliveryContext
 from worker.declare import Job
 from worker.errors import Reject, WorkerError
 from worker.records import Chunk, Outcome, Row
+
+Unit = Row | Outcome | Chunk
+"""What a thread works on: a row, one that could not be read and so is an outcome already, or a chunk as a frame."""
 
 
 class Execution:
@@ -27,6 +30,19 @@ class Execution:
         self._context = context
         self._bugs: set[str] = set()
         self._lock = threading.Lock()
+
+    def units(self, chunk: Chunk, is_done: Callable[[int], bool]) -> Sequence[Unit]:
+        """What of a chunk is still to be worked on, in pieces that are independent of each other."""
+        if self._job.frame:
+            return [] if all(map(is_done, range(chunk.start, chunk.start + chunk.size))) else [chunk]
+        rows: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
+        return [row for row in rows if not is_done(row.index)]
+
+    def work(self, unit: Unit) -> list[Outcome]:
+        """The outcomes of a unit."""
+        if isinstance(unit, Row):
+            return [self.row(unit)]
+        return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
 
     def row(self, row: Row) -> Outcome:
         """Run the job on a row."""

@@ -220,7 +220,7 @@ class Delivery:
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
-    wants remembered once the delivery is done.
+    wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it.
     """
 
     id: str
@@ -237,3 +237,4 @@ class Delivery:
     meter: Meter = field(default_factory=Meter)
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)
+    lost: threading.Event = field(default_factory=threading.Event)

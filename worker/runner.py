@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
 from worker import log
 from worker.context import DeliveryContext, State
 from worker.declare import Job
-from worker.errors import Stopping
-from worker.execution import Execution
+from worker.errors import LostLease, Stopping
+from worker.execution import Execution, Unit
 from worker.jobs import Jobs
 from worker.pool import Pool
-from worker.records import Chunk, Delivery, Outcome, Reading, Row
+from worker.records import Delivery, Outcome, Reading
 from worker.sockets import Backend, Output, Part
 from worker.stopping import Stop
 
@@ -87,36 +86,20 @@ class Runner:
         state = State(lambda: self._memory.load(job.name), delivery.state)
         stop = self._stop.part()  # of this delivery: an error that ends it ends its other rows' waiting, too
         execution = Execution(job, DeliveryContext(delivery, self._backends, state, stop))
+
+        def work(unit: Unit) -> list[Outcome]:
+            self._go_on(delivery)
+            return execution.work(unit)
+
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows))
-        run = self._run_frames if job.frame else self._run_each
-        for outcomes in run(job, execution, chunks, part, stop):
+        units = (execution.units(chunk, part.is_done) for chunk in chunks)
+        for done in self._pool.run(work, units, limit=job.concurrency, hurry=stop.set):
+            outcomes = [outcome for outcome in chain.from_iterable(done) if not part.is_done(outcome.index)]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
 
-    def _run_each(
-        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part, stop: threading.Event
-    ) -> Iterator[list[Outcome]]:
-        def work(row: Row | Outcome) -> Outcome:
-            self._go_on()
-            return execution.row(row) if isinstance(row, Row) else row
-
-        def todo(chunk: Chunk) -> list[Row | Outcome]:
-            everything: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
-            return [row for row in everything if not part.is_done(row.index)]
-
-        return self._pool.run(work, map(todo, chunks), limit=job.concurrency, hurry=stop.set)
-
-    def _run_frames(
-        self, job: Job[..., Any], execution: Execution, chunks: Iterator[Chunk], part: Part, stop: threading.Event
-    ) -> Iterator[list[Outcome]]:
-        def work(chunk: Chunk) -> list[Outcome]:
-            self._go_on()
-            return [*chunk.wrong, *execution.chunk(chunk)]
-
-        todo = ([chunk] for chunk in chunks if not all(map(part.is_done, range(chunk.start, chunk.start + chunk.size))))
-        for outcomes in self._pool.run(work, todo, limit=job.concurrency, hurry=stop.set):
-            yield [outcome for outcome in chain.from_iterable(outcomes) if not part.is_done(outcome.index)]
-
-    def _go_on(self) -> None:
+    def _go_on(self, delivery: Delivery) -> None:
+        if delivery.lost.is_set():
+            raise LostLease(f"delivery {delivery.id} was taken over by another worker")
         if self._stop.is_set():
             raise Stopping("the worker is stopping; the next start goes on from here")

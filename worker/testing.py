@@ -73,8 +73,8 @@ def run_job(
     execution = Execution(job, shared)
     outcomes: list[Outcome] = []
     for chunk in delivery.read(reading):
-        done = execution.chunk(chunk) if job.frame else map(execution.row, chunk.rows)
-        outcomes += sorted([*chunk.wrong, *done], key=lambda outcome: outcome.index)
+        done = map(execution.work, execution.units(chunk, lambda _: False))
+        outcomes += sorted(chain.from_iterable(done), key=lambda outcome: outcome.index)
     return Run(_fitting(outcomes, job, reading), delivery.meter.read()[0], dict(shared.state))
 
 

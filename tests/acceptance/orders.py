@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 THREADS = 16
 
@@ -29,17 +30,18 @@ def order(row: Row, ctx: Context) -> dict | None:
 """
 
 
-def make_project(folder: Path, url: str) -> Path:
+def make_project(folder: Path, url: str, *, lease: int = 30) -> Path:
     (folder / "jobs").mkdir(parents=True)
     (folder / "jobs" / "order.py").write_text(JOB)
     (folder / "longshore.toml").write_text(
-        f'[worker]\nthreads = {THREADS}\nsettle_seconds = 0.1\n[backends.orders]\ntype = "rest"\nurl = "{url}"\n'
+        f"[worker]\nthreads = {THREADS}\nsettle_seconds = 0.1\nlease_seconds = {lease}\n"
+        f'[backends.orders]\ntype = "rest"\nurl = "{url}"\n'
     )
     return folder
 
 
-def write_clients(path: Path, rows: int) -> None:
-    path.write_text("client\n" + "".join(f"{number:05}\n" for number in range(rows)))
+def write_clients(path: Path, rows: int, *, first: int = 0) -> None:
+    path.write_text("client\n" + "".join(f"{number:05}\n" for number in range(first, first + rows)))
 
 
 @contextmanager
@@ -66,20 +68,25 @@ def manifest_of(project: Path) -> Path | None:
     return next((project / "outbox").glob("*.manifest.json"), None)
 
 
-def check_outcomes(project: Path, rows: int) -> dict[str, object]:
-    """One outcome a row, in input order, and a manifest that says so."""
+def check_outcomes(project: Path, rows: int) -> dict[str, Any]:
+    """The one delivery of the project has one outcome a row, in input order, and a manifest that says so."""
     path = manifest_of(project)
     assert path
-    manifest: dict[str, object] = json.loads(path.read_text())
-    results, rejects = (path.with_name(output["name"]) for output in manifest["outputs"])  # type: ignore[attr-defined]
-    for output in manifest["outputs"]:  # type: ignore[attr-defined]
+    return check_manifest(path, range(rows))
+
+
+def check_manifest(path: Path, clients: range) -> dict[str, Any]:
+    """The same for one delivery of many, whose file had these clients."""
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    results, rejects = (path.with_name(output["name"]) for output in manifest["outputs"])
+    for output in manifest["outputs"]:
         assert hashlib.sha256(path.with_name(output["name"]).read_bytes()).hexdigest() == output["sha256"]
     done = [row["client"] for row in csv.DictReader(results.read_text().splitlines())]
     rejected = [row["client"] for row in csv.DictReader(rejects.read_text().splitlines())]
-    everything = [f"{number:05}" for number in range(rows)]
+    everything = [f"{number:05}" for number in clients]
     assert done == [client for client in everything if int(client) % 50 not in (7, 9)]
     assert rejected == [client for client in everything if int(client) % 50 == 7]
-    assert manifest["rows_in"] == rows
+    assert manifest["rows_in"] == len(clients)
     assert (manifest["results"], manifest["rejected"]) == (len(done), len(rejected))
-    assert manifest["skipped"] == rows - len(done) - len(rejected)
+    assert manifest["skipped"] == len(clients) - len(done) - len(rejected)
     return manifest

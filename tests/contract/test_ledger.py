@@ -626,3 +626,13 @@ def test_what_could_not_even_be_opened_ends_no_attempt(ledger):
     entry = begun(ledger)
     ledger.put_back(entry, None, Paused("the disk is full"), hold_off=0)
     assert [each.ended for each in ledger.attempts(entry.id)] == [None]
+
+
+def test_a_heartbeat_tells_which_deliveries_another_worker_has_taken(ledger, other, clock):
+    kept, lost = begun(ledger), begun(ledger)
+    clock.now += 20
+    assert ledger.heartbeat([as_delivery(kept)]) == []
+    clock.now += 20
+    (taken,) = take(other)
+    assert taken.id == lost.id
+    assert [delivery.id for delivery in ledger.heartbeat([as_delivery(kept), as_delivery(lost)])] == [lost.id]

@@ -19,17 +19,18 @@ class RecordingRunner:
 
 
 class Ledger:
-    """Tells of each heartbeat; the first ``away`` of them fail."""
+    """Tells of each heartbeat; the first ``away`` of them fail. All deliveries in ``lost`` are somebody else's."""
 
-    def __init__(self, *, away=0):
+    def __init__(self, *, away=0, lost=()):
         self.heartbeats = SimpleQueue()
-        self._away = away
+        self._away, self._lost = away, lost
 
     def heartbeat(self, deliveries):
         if self._away:
             self._away -= 1
             raise Paused("the ledger cannot be used: it is locked")
         self.heartbeats.put([made.id for made in deliveries])
+        return [made for made in deliveries if made.id in self._lost]
 
 
 @pytest.fixture
@@ -118,3 +119,12 @@ def test_the_ledger_hears_of_what_is_running_after_it_was_away_and_that_is_said_
     while ledger.heartbeats.get(timeout=SECONDS):
         pass
     assert [event["event"] for event in capture_log] == ["no heartbeat"]
+
+
+def test_a_delivery_is_told_that_another_worker_has_taken_it(hire, monkeypatch):
+    monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.001)
+    told = []
+    crew = hire(lambda made: told.append(made.lost.wait(SECONDS)), ledger=Ledger(lost=[delivery().id]))
+    crew.submit(delivery)
+    crew.join()
+    assert told == [True]

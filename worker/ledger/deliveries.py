@@ -93,15 +93,17 @@ class Ledger:
         if not good:
             self._update(entry, **self._leased())
 
-    def heartbeat(self, deliveries: Sequence[Delivery]) -> None:
-        """Renew the leases of the deliveries that this worker is working on, and note how far they are."""
+    def heartbeat(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Renew the leases of what this worker is working on, and note how far it is; returns what it has lost."""
         if not deliveries and not self._put_away:
-            return
+            return []
         with self._write() as connection:
-            for delivery in deliveries:
-                mine = (table.c.id == delivery.id) & (table.c.owner == self._owner)
-                values = {**_how_far(delivery), **self._leased()}
-                connection.execute(sa.update(table).where(mine).values(values))
+            return [delivery for delivery in deliveries if not self._renew(connection, delivery)]
+
+    def _renew(self, connection: sa.Connection, delivery: Delivery) -> bool:
+        mine = (table.c.id == delivery.id) & (table.c.owner == self._owner)
+        statement = sa.update(table).where(mine).values(**_how_far(delivery), **self._leased())
+        return connection.execute(statement).rowcount == 1
 
     def release(self) -> None:
         """Let go of all that this worker owns: whoever comes first goes on with it."""

@@ -1,0 +1,67 @@
+"""Workers that share an inbox and a ledger: what becomes of the deliveries of one that is dead, or only slow."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from order_server import OrderServer
+from orders import THREADS, check_outcomes, make_project, manifest_of, running, wait_for, write_clients
+
+ROWS = 400
+LEASE = 1
+
+
+def test_a_worker_that_was_only_slow_writes_nothing_into_a_delivery_that_another_has_taken_over(tmp_path: Path) -> None:
+    with OrderServer(delay=0.05) as server:
+        project = make_project(tmp_path / "project", server.url, lease=LEASE)
+        (project / "inbox").mkdir()
+        write_clients(project / "inbox" / "clients.csv", ROWS)
+        with running(project) as slow:
+            wait_for(lambda: len(server.orders) > 50, alive=slow)
+            slow.send_signal(signal.SIGSTOP)
+            with running(project) as other:
+                wait_for(lambda: manifest_of(project), alive=other)
+                manifest = manifest_of(project)
+                assert manifest
+                first = {file.name: file.read_bytes() for file in (project / "outbox").iterdir()}
+                slow.send_signal(signal.SIGCONT)
+                wait_for(lambda: "delivery lost" in (project / "run.log").read_text(), alive=slow)
+                for worker in (slow, other):
+                    worker.send_signal(signal.SIGTERM)
+                    assert worker.wait(timeout=20) == 0
+        found = check_outcomes(project, ROWS)
+        assert found["attempts"] == 2
+        assert {file.name: file.read_bytes() for file in (project / "outbox").iterdir()} == first
+        assert [file.name for file in (project / "archive").iterdir()] == ["clients.csv"]
+        assert len(server.orders) == found["results"]
+        # Those in flight when it was stopped, and those it began before its next heartbeat.
+        assert sum(times - 1 for times in server.times_sent.values()) <= 4 * THREADS
+
+
+def test_a_worker_of_the_same_machine_takes_over_at_once_though_the_lease_is_long(tmp_path: Path) -> None:
+    with OrderServer(delay=0.05) as server:
+        project = make_project(tmp_path / "project", server.url, lease=3600)
+        (project / "inbox").mkdir()
+        write_clients(project / "inbox" / "clients.csv", ROWS)
+        with running(project) as doomed:
+            wait_for(lambda: len(server.orders) > 50, alive=doomed)
+            with running(project) as other:
+                time.sleep(2)  # until the other looks at an inbox with nothing in it for it
+                doomed.send_signal(signal.SIGKILL)
+                wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=other)
+        check_outcomes(project, ROWS)
+
+
+def test_two_workers_take_each_file_once(tmp_path: Path) -> None:
+    with OrderServer(delay=0.001) as server:
+        project = make_project(tmp_path / "project", server.url)
+        (project / "inbox").mkdir()
+        for number in range(40):
+            write_clients(project / "inbox" / f"clients-{number}.csv", 60, first=60 * number)
+        with running(project) as one, running(project) as two:
+            wait_for(lambda: len(list((project / "archive").glob("*.csv"))) == 40, alive=one)
+            assert two.poll() is None
+        assert len(list((project / "outbox").glob("*.manifest.json"))) == 40
+        assert set(server.times_sent.values()) == {1}

@@ -1,0 +1,114 @@
+"""Workers that are killed and stopped at random while they work off many files; prints what became of the rows.
+
+make soak
+.venv/bin/python tests/soak/soak.py --workers 3 --kills 200 --rows 20000 --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "acceptance"))
+
+from order_server import OrderServer
+from orders import THREADS, check_manifest, make_project, running, write_clients
+
+LEASE = 1
+FILE_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a soak came to; every row has one outcome, or it would have raised."""
+
+    rows: int
+    kills: int
+    pauses: int
+    repeated: int
+
+    def __str__(self) -> str:
+        per_kill = self.repeated / max(1, self.kills)
+        return (
+            f"{self.rows:,} rows, {self.kills} kills, {self.pauses} pauses longer than the lease: "
+            f"0 lost, 0 doubled in the outbox, {self.repeated} requests repeated, {per_kill:.1f} a kill "
+            f"({THREADS} rows in flight)"
+        )
+
+
+def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay: float = 0.02) -> Figures:
+    """Work off ``rows`` rows in files of 500 while workers die; raises ``AssertionError`` if a promise is broken."""
+    chance = random.Random(seed)
+    with OrderServer(delay=delay) as server, ExitStack() as stack:
+        project = make_project(folder / "project", server.url, lease=LEASE)
+        (project / "inbox").mkdir()
+        files = range(0, rows, FILE_ROWS)
+        for first in files:
+            write_clients(folder / "clients.part", FILE_ROWS, first=first)
+            (folder / "clients.part").rename(project / "inbox" / f"clients-{first:06}.csv")
+        fleet = [stack.enter_context(running(project)) for _ in range(workers)]
+        killed = paused = 0
+        while _finished(project) < len(files):
+            time.sleep(chance.uniform(0.05, 0.7))
+            number = chance.randrange(workers)
+            if killed < kills and chance.random() < 0.8:
+                fleet[number].kill()
+                fleet[number].wait()
+                fleet[number] = stack.enter_context(running(project))
+                killed += 1
+            elif paused < kills / 4:
+                _pause(fleet[number], chance.uniform(0.1, 2.5 * LEASE))
+                paused += 1
+        for worker in fleet:
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0
+        return _settle_up(project, server, files, killed, paused)
+
+
+def _finished(project: Path) -> int:
+    return len(list((project / "archive").glob("*.csv"))) if (project / "archive").exists() else 0
+
+
+def _pause(worker: Popen[bytes], seconds: float) -> None:
+    worker.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    worker.send_signal(signal.SIGCONT)
+
+
+def _settle_up(project: Path, server: OrderServer, files: range, kills: int, pauses: int) -> Figures:
+    for first in files:
+        (manifest,) = (project / "outbox").glob(f"clients-{first:06}-*.manifest.json")
+        check_manifest(manifest, range(first, first + FILE_ROWS))
+    assert len(list((project / "outbox").glob("*.manifest.json"))) == len(files)
+    assert not list((project / "failed").iterdir())
+    assert len(server.orders) == len(set(server.orders.values())), "two keys for one row"
+    repeated = sum(times - 1 for times in server.times_sent.values())
+    assert repeated <= (kills + pauses) * THREADS * 2
+    return Figures(rows=len(files) * FILE_ROWS, kills=kills, pauses=pauses, repeated=repeated)
+
+
+def main() -> None:
+    """Soak and print."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--workers", type=int, nargs="+", default=[1, 3])
+    arguments.add_argument("--kills", type=int, default=100)
+    arguments.add_argument("--rows", type=int, default=10_000)
+    arguments.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = arguments.parse_args()
+    for workers in options.workers:
+        print(f"{workers} workers, --seed {options.seed}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="longshore-soak-") as folder:
+            figures = soak(Path(folder), workers=workers, kills=options.kills, rows=options.rows, seed=options.seed)
+        print(f"  {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
