@@ -64,10 +64,15 @@ def sync(file: BinaryIO) -> None:
 @contextmanager
 def aside(target: Path, by: str = "") -> Iterator[BinaryIO]:
     """A new hidden file beside ``target``, fsynced at the end; it is for ``publish`` to give it its name."""
-    hidden(target, by).unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
-    with hidden(target, by).open("xb") as file:
-        yield file
-        sync(file)
+    path = hidden(target, by)
+    path.unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
+    try:
+        with path.open("xb") as file:
+            yield file
+            sync(file)
+    except BaseException:
+        path.unlink(missing_ok=True)  # a full disk has no room for half a file
+        raise
 
 
 def hidden(target: Path, by: str = "") -> Path:

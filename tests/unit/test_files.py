@@ -215,3 +215,11 @@ def test_two_sources_of_one_name_that_are_copied_away_at_once_are_kept_apart(tmp
 
 def test_a_private_folder_is_for_its_owner_only(tmp_path):
     assert files.private_folder(tmp_path / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_could_not_be_written_whole_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "results.csv"
+    with pytest.raises(OSError, match="full"), files.aside(target) as file:
+        file.write(b"half")
+        raise OSError("the disk is full")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,121 @@
+"""Disks that are full, for real: each folder in turn lies on a small tmpfs that somebody else has filled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from order_server import OrderServer
+from orders import check_outcomes, make_project, manifest_of, running, wait_for, write_clients
+
+ROWS = 120
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 1 MiB at that folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        if os.environ.get("CI") == "true" and os.geteuid() == 0:
+            pytest.fail(mounted.stderr)
+        pytest.skip(f"a tmpfs can be mounted by root only: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that is left."""
+    ballast = folder / ".ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 512)
+        except OSError:
+            return ballast
+
+
+def status(project: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "worker", "--config", str(project / "longshore.toml"), "status", "--json"]
+    told: dict[str, object] = json.loads(subprocess.run(command, capture_output=True).stdout)
+    return told
+
+
+def waits_for_room(project: Path) -> bool:
+    (delivery,) = status(project)["deliveries"] or [{}]  # type: ignore[misc]
+    return delivery.get("state") == "waiting" and "No space left on device" in delivery["error"]
+
+
+def drop(project: Path) -> None:
+    write_clients(project / "clients.csv", ROWS)
+    (project / "clients.csv").rename(project / "inbox" / "clients.csv")
+
+
+def test_a_full_outbox_makes_a_delivery_wait_and_it_goes_on_by_itself_when_there_is_room(tmp_path: Path) -> None:
+    with OrderServer(delay=0) as server:
+        project = make_project(tmp_path / "project", server.url)
+        with small_disk(project / "outbox"), running(project) as worker:
+            wait_for((project / "inbox").exists, alive=worker)
+            ballast = fill(project / "outbox")
+            drop(project)
+            wait_for(lambda: waits_for_room(project), alive=worker)
+            assert [file.name for file in (project / "outbox").iterdir()] == [".ballast"]
+            ballast.unlink()
+            wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)
+            check_outcomes(project, ROWS)
+        assert set(server.times_sent.values()) == {1}, "what was on disk was not asked for again"
+
+
+def test_a_full_work_folder_makes_a_delivery_wait_without_losing_its_rows(tmp_path: Path) -> None:
+    with OrderServer(delay=0.005) as server:
+        project = make_project(tmp_path / "project", server.url)
+        (project / ".longshore").mkdir()
+        with small_disk(project / ".longshore" / "work"), running(project) as worker:
+            wait_for((project / "inbox").exists, alive=worker)
+            drop(project)  # it comes from another file system, so it is copied
+            wait_for(lambda: len(server.orders) > 10, alive=worker)
+            ballast = fill(project / ".longshore" / "work")
+            wait_for(lambda: waits_for_room(project) or manifest_of(project), alive=worker)
+            ballast.unlink()
+            wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)
+        check_outcomes(project, ROWS)
+        assert not list((project / "failed").iterdir())
+
+
+def test_a_full_disk_under_the_ledger_stops_nothing_for_good(tmp_path: Path) -> None:
+    with OrderServer(delay=0) as server:
+        project = make_project(tmp_path / "project", server.url)
+        with small_disk(project / ".longshore"), running(project) as worker:
+            wait_for((project / "inbox").exists, alive=worker)
+            wait_for(lambda: "worker started" in (project / "run.log").read_text(), alive=worker)
+            ballast = fill(project / ".longshore")
+            drop(project)
+            wait_for(lambda: "cannot be" in (project / "run.log").read_text(), alive=worker)
+            ballast.unlink()
+            wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)
+        check_outcomes(project, ROWS)
+
+
+def test_a_full_archive_leaves_done_done_and_says_so(tmp_path: Path) -> None:
+    with OrderServer(delay=0) as server:
+        project = make_project(tmp_path / "project", server.url)
+        with small_disk(project / "archive"), running(project) as worker:
+            wait_for((project / "inbox").exists, alive=worker)
+            fill(project / "archive")
+            drop(project)
+            wait_for(lambda: "file not put away" in (project / "run.log").read_text(), alive=worker)
+            (delivery,) = status(project)["deliveries"]  # type: ignore[misc]
+            assert (delivery["state"], "cannot be put away" in delivery["error"]) == ("done", True)
+            assert [file.name for file in (project / "archive").iterdir()] == [".ballast"]
+        check_outcomes(project, ROWS)
+        assert set(server.times_sent.values()) == {1}
