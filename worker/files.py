@@ -160,3 +160,14 @@ def private_folder(path: Path) -> Path:
     """A folder that only its owner may look into, made if missing."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def durable_folder(path: Path) -> None:
+    """The same, and a power cut does not take away its name, nor that of a parent that was missing, too."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.parent)

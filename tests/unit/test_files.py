@@ -223,3 +223,13 @@ def test_what_could_not_be_written_whole_leaves_nothing_behind(tmp_path):
         file.write(b"half")
         raise OSError("the disk is full")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_durable_folder_has_the_name_of_every_new_parent_on_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    files.durable_folder(tmp_path / "work" / "3f9a1c2b" / "input")
+    assert synced == [tmp_path, tmp_path / "work", tmp_path / "work" / "3f9a1c2b"]
+    assert (tmp_path / "work" / "3f9a1c2b" / "input").stat().st_mode & 0o777 == 0o700
+    files.durable_folder(tmp_path / "work" / "3f9a1c2b" / "input")
+    assert len(synced) == 3

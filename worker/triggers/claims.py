@@ -61,7 +61,7 @@ class Claims:
             raise OSError(EINVAL, fault, str(path))
         entry = self._ledger.announce("process", path.name, job=job)
         try:
-            files.private_folder(self._folders.input(entry).parent)
+            files.durable_folder(self._folders.input(entry).parent)
             files.copy(path, self._folders.input(entry))
         except BaseException:
             self._withdraw(entry)
@@ -131,7 +131,7 @@ class Claims:
 
     def _move_in(self, path: Path, entry: Entry) -> None:
         target = self._folders.input(entry)
-        files.private_folder(target.parent)
+        files.durable_folder(target.parent)
         try:
             path.rename(target)
         except OSError as error:
