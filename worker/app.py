@@ -22,7 +22,7 @@ from worker.owner import Owner
 from worker.pool import Pool
 from worker.runner import Runner, Watcher
 from worker.sockets import Backend
-from worker.stopping import Stop
+from worker.stopping import Stop, wait_until_stopped
 from worker.triggers.claims import Claims
 from worker.triggers.inbox import Inbox
 from worker.triggers.settlement import Folders, Settlement
@@ -127,7 +127,7 @@ class App:
         inbox = self._inbox()
         inbox.start()
         self._log.info("worker started", inbox=str(self.settings.worker.inbox))
-        self.stop.wait()
+        wait_until_stopped(self.stop)
         self._log.info("worker stopping")
         inbox.stop()
 

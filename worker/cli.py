@@ -95,6 +95,7 @@ def demo(
     from worker.commands import accounts, screens
     from worker.commands import demo as tour
     from worker.sandbox import Sandbox
+    from worker.stopping import wait_until_stopped
 
     with Sandbox() as sandbox:
         project = load_project(tour.make(Path("demo"), sandbox.settings_toml()))
@@ -114,7 +115,7 @@ def demo(
             else:
                 screens.demo(found, totals, short(project.settings.root), kept=keep)
             if keep:
-                worker.stop.wait()
+                wait_until_stopped(worker.stop)
 
 
 @app.command()
@@ -139,7 +140,7 @@ def sandbox(
     """An OAuth server and two backends on this machine, until Ctrl-C."""
     from worker.commands import screens
     from worker.sandbox import Sandbox
-    from worker.stopping import stopped_by_signals
+    from worker.stopping import stopped_by_signals, wait_until_stopped
 
     stop = threading.Event()
     with stopped_by_signals(stop), Sandbox((port, port + 1, port + 2), latency=latency) as servers:
@@ -149,7 +150,7 @@ def sandbox(
         else:
             screens.say("\n".join(f"{name:<8}{url}" for name, url in addresses.items()))
             screens.say(f"\nFor longshore.toml:\n\n{servers.settings_toml()}\nCtrl-C ends it.")
-        stop.wait()
+        wait_until_stopped(stop)
 
 
 @app.command()

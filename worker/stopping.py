@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from weakref import WeakSet
 
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
+LOOK_SECONDS = 0.5
 
 
 class Stop(threading.Event):
@@ -38,6 +39,12 @@ class Stop(threading.Event):
             super().set()
             for part in self._parts:
                 part.set()
+
+
+def wait_until_stopped(stop: threading.Event) -> None:
+    """The main thread's way to wait: a signal that comes right before a wait without end would not be handled."""
+    while not stop.wait(LOOK_SECONDS):
+        pass
 
 
 @contextmanager
