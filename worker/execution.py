@@ -15,6 +15,9 @@ from worker.declare import Job
 from worker.errors import Reject, WorkerError
 from worker.records import Chunk, Outcome, Row
 
+# What a job may raise by mistake, even to exit. A test's own exceptions (pytest's are no Exception) go through.
+_BUGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+
 Unit = Row | Outcome | Chunk
 """What a thread works on: a row, one that could not be read and so is an outcome already, or a chunk as a frame."""
 
@@ -53,7 +56,7 @@ class Execution:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
         except WorkerError:
             raise
-        except BaseException as bug:  # noqa: BLE001 - a job may raise anything, even to exit; it costs its row only
+        except _BUGS as bug:  # it costs its row only
             self._log_bug(bug, row.line)
             return Outcome(row.index, row.line, error=type(bug).__name__, detail=_BUG, row=row)
 
@@ -71,7 +74,7 @@ class Execution:
             return [_rejected(row, type(reject).__name__, reject.detail) for row in chunk.rows]
         except WorkerError:
             raise
-        except BaseException as bug:  # noqa: BLE001 - a job may raise anything, even to exit; it costs its chunk only
+        except _BUGS as bug:  # it costs its chunk only
             self._log_bug(bug, chunk.rows[0].line)
             return [_rejected(row, type(bug).__name__, _BUG) for row in chunk.rows]
 

@@ -65,12 +65,14 @@ class Runner:
     def run(self, delivery: Delivery) -> None:
         """Take a delivery to its end, whatever that is: the delivery is told, nothing is raised."""
         with log.bound(delivery=delivery.id):
-            error = None
+            error: Exception | None = None
             self._watcher.began(delivery)
             try:
                 self._work(delivery)
             except Exception as raised:  # noqa: BLE001 - settle decides: failed, or put back
                 error = raised
+            except BaseException as raised:  # noqa: BLE001 - a job raised what is no error at all
+                error = RuntimeError(f"a job raised {type(raised).__name__}")
             delivery.settle(error)
             self._watcher.ended(delivery, error)
 

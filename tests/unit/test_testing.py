@@ -270,3 +270,12 @@ def test_a_version_conflict_is_refused():
 
     with pytest.raises(Refused, match="version conflict"):
         ehr.update(ADA, if_match="9")
+
+
+def test_a_test_that_fails_within_a_job_fails():
+    @job()
+    def asks(row, ctx):
+        pytest.fail("this call was not to be made")
+
+    with pytest.raises(pytest.fail.Exception, match="not to be made"):
+        run_job(asks, [{"id": "1"}])
