@@ -151,7 +151,9 @@ class App:
 
     def _inbox(self) -> Inbox:
         worker = self.settings.worker
-        return Inbox(worker.inbox, self.claims, self.jobs, self.crew.submit, settle_seconds=worker.settle_seconds)
+        return Inbox(
+            worker.inbox, self.claims, self.jobs, self.crew.submit, self.crew.room, settle_seconds=worker.settle_seconds
+        )
 
     def reload(self) -> None:
         """Read secrets, keys and certificates anew, as they were rotated; the settings stay as they are."""

@@ -31,6 +31,14 @@ class Crew:
         self._log = log.get_logger()
         self._heart.start()
 
+    def room(self) -> int:
+        """How many more deliveries can begin; waits until one can, unless the worker stops: then 0."""
+        while not self._stop.is_set():
+            if self._room.acquire(timeout=0.1):
+                self._room.release()
+                return max(1, self._size - len(self._active))
+        return 0
+
     def submit(self, opening: Opening) -> None:
         """Run a delivery as soon as there is room; waits for that, unless the worker stops."""
         while not self._stop.is_set():

@@ -76,3 +76,6 @@ Opening = Callable[[], Delivery | None]
 
 Submit = Callable[[Opening], None]
 """Takes a claimed delivery to be worked on; waits until there is room."""
+
+Room = Callable[[], int]
+"""How many more deliveries can begin; waits for room, and gives 0 when the worker stops."""

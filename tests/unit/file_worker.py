@@ -51,9 +51,16 @@ class FileWorker:
         self.jobs = Jobs([summary, signed])
         self.settlement = Settlement(self.ledger, self.folders, jitter=lambda: 0.5)
         self.claims = Claims(self.ledger, self.folders, self.jobs, self.settlement, gone=lambda name: name in gone)
+        self.room = 20
         self.submitted = []
         self.inbox = Inbox(
-            self.folders.inbox, self.claims, self.jobs, self.submitted.append, settle_seconds=1, clock=clock
+            self.folders.inbox,
+            self.claims,
+            self.jobs,
+            self.submitted.append,
+            lambda: self.room,
+            settle_seconds=1,
+            clock=clock,
         )
 
     def drop(self, name="clients.csv", content=CSV, mtime=None):

@@ -128,3 +128,13 @@ def test_a_delivery_is_told_that_another_worker_has_taken_it(hire, monkeypatch):
     crew.submit(delivery)
     crew.join()
     assert told == [True]
+
+
+def test_room_is_what_is_free_and_is_waited_for_until_the_worker_stops(hire, stop):
+    release = threading.Event()
+    crew = hire(lambda made: release.wait(SECONDS), size=1)
+    assert crew.room() == 1
+    crew.submit(delivery)
+    stop.set()
+    assert crew.room() == 0
+    release.set()

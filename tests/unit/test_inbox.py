@@ -229,6 +229,17 @@ def test_what_waited_long_enough_goes_before_new_files(worker):
     assert look(worker, after=3) == ["clients-old.csv", "clients-new.csv"]
 
 
+def test_what_a_worker_has_no_room_for_is_left_to_the_others(worker, clock):
+    worker.drop("late.csv")
+    look(worker)
+    worker.room = 0
+    assert look(worker, after=1) == []
+    assert (worker.folders.inbox / "late.csv").exists()
+    assert worker.ledger.entries() == []
+    worker.room = 1
+    assert look(worker) == ["late.csv"]
+
+
 def test_two_workers_on_one_inbox_take_each_file_once(worker, tmp_path, clock):
     other = FileWorker(tmp_path, clock, owner="there.1.x")
     for name in "abcd":
@@ -246,7 +257,9 @@ def test_two_workers_on_one_inbox_take_each_file_once(worker, tmp_path, clock):
 
 def test_a_file_that_was_renamed_into_place_is_complete_at_once(worker, clock):
     submitted = SimpleQueue()
-    inbox = Inbox(worker.folders.inbox, worker.claims, worker.jobs, submitted.put, settle_seconds=3600, clock=clock)
+    inbox = Inbox(
+        worker.folders.inbox, worker.claims, worker.jobs, submitted.put, lambda: 1, settle_seconds=3600, clock=clock
+    )
     worker.drop("written-here.csv")
     inbox.start()
     try:

@@ -26,13 +26,12 @@ from watchdog.observers.api import BaseObserver
 from worker import files, log
 from worker.errors import DeliveryError, Paused, sentence
 from worker.jobs import Jobs
-from worker.sockets import Submit
+from worker.sockets import Room, Submit
 from worker.triggers.claims import Claims
 
 PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*.lock", "*.lck")
 QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
 GATHER_SECONDS = 0.05  # every piece of a file that is being copied makes an event; they share a look
-DUE_AT_A_LOOK = 20  # deliveries to go on with that are taken together: the others are for other workers, too
 AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
 
 _STUCK = "the inbox cannot be worked off"
@@ -68,6 +67,7 @@ class Inbox:
         claims: Claims,
         jobs: Jobs,
         submit: Submit,
+        room: Room,
         *,
         settle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -76,6 +76,7 @@ class Inbox:
         self._claims = claims
         self._jobs = jobs
         self._submit = submit
+        self._room = room
         self._settle_seconds = settle_seconds
         self._clock = clock
         self._looks: dict[str, Look] = {}
@@ -109,7 +110,8 @@ class Inbox:
         """One look; hands over what it finds."""
         try:
             self._renamed |= self._events.renamed()
-            due = self._claims.due(DUE_AT_A_LOOK)
+            room = self._room()
+            due = self._claims.due(room)
             for opening in due:
                 self._submit(opening)
             complete, settling = self._sorted_out(list(self._candidates()))
@@ -118,11 +120,11 @@ class Inbox:
         except (OSError, Paused) as error:
             self._warn(_STUCK, str(self._folder), sentence(error))
             return Sweep(0, more=False, settling=False)
-        more = len(due) == DUE_AT_A_LOOK or len(complete) > AT_A_LOOK
+        more = (0 < len(due) == room) or len(complete) > AT_A_LOOK
         return Sweep(len(due) + taken, more=more, settling=settling)
 
     def _take(self, path: Path) -> bool:
-        if self._stopping:
+        if self._stopping or not self._room():  # what this worker cannot begin is for the others
             return False
         self._renamed.discard(path.name)
         self._looks.pop(path.name, None)
