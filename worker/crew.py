@@ -49,11 +49,12 @@ class Crew:
     def _run(self, opening: Opening) -> None:
         try:
             if delivery := opening():
-                self._active[delivery.id] = delivery
-                try:
-                    self._runner.run(delivery)
-                finally:
-                    del self._active[delivery.id]
+                with self._ledger.in_hand(delivery.id):
+                    self._active[delivery.id] = delivery
+                    try:
+                        self._runner.run(delivery)
+                    finally:
+                        del self._active[delivery.id]
         except Exception as bug:  # noqa: BLE001 - nobody above would see it; the lease ends, and somebody goes on
             self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
         finally:

@@ -636,3 +636,21 @@ def test_a_heartbeat_tells_which_deliveries_another_worker_has_taken(ledger, oth
     (taken,) = take(other)
     assert taken.id == lost.id
     assert [delivery.id for delivery in ledger.heartbeat([as_delivery(kept), as_delivery(lost)])] == [lost.id]
+
+
+def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_not_take_what_it_is_at(ledger, clock):
+    entry = begun(ledger)
+    with ledger.in_hand(entry.id):
+        clock.now += 100
+        assert take(ledger) == []
+    assert [taken.id for taken in take(ledger)] == [entry.id]
+
+
+def test_a_heartbeat_renews_the_lease_of_what_is_not_yet_a_delivery(ledger, other, clock):
+    entry = ledger.announce("inbox", "clients.csv")
+    with ledger.in_hand(entry.id):
+        clock.now += 20
+        ledger.heartbeat([])
+        clock.now += 20
+        assert take(other) == []
+    assert ledger.get(entry.id).job == ""

@@ -10,6 +10,7 @@ from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 from worker import files
 from worker.errors import DeliveryError, LostLease, Stopping
 from worker.records import Reading
+from worker.triggers import claims
 
 ANN_AND_BOB = [{"id": "007", "name": "Ann"}, {"id": "008", "name": "Bob"}]
 
@@ -84,6 +85,48 @@ def test_a_file_that_cannot_be_moved_stays_where_it_is(worker, monkeypatch):
     with pytest.raises(PermissionError):
         worker.claims.claim(path)
     assert (worker.entries, worker.files) == ([], ["inbox/clients.csv"])
+
+
+def test_a_file_that_was_moved_by_a_share_which_says_that_it_was_not_is_kept(worker, monkeypatch):
+    rename = Path.rename
+
+    def says_no(source, target):
+        rename(source, target)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # NFS asked twice
+
+    path = worker.drop()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", says_no)
+        opening = worker.claims.claim(path)
+    assert rows(opening()) == ANN_AND_BOB
+
+
+def test_a_claimed_file_is_kept_where_its_name_cannot_be_made_durable(worker, clock, monkeypatch):
+    opening = worker.claims.claim(worker.drop())
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "sync_folder", refuse(errno.EIO))
+        assert opening() is None
+    (entry,) = worker.entries
+    assert (entry.state, entry.detail) == ("waiting", "Input/output error")
+    clock.now += 2
+    (delivery,) = worker.due()
+    assert rows(delivery) == ANN_AND_BOB
+
+
+def test_a_delivery_that_takes_longer_to_open_than_a_lease_stays_with_its_worker(worker, tmp_path, clock, monkeypatch):
+    stranger = FileWorker(tmp_path, clock, owner="there.1.x")
+    opening, digest = worker.claims.claim(worker.drop()), claims.digest
+
+    def slow(path):
+        for _ in range(4):
+            clock.now += 20
+            worker.ledger.heartbeat([])
+            assert (worker.due(), stranger.due()) == ([], [])
+        return digest(path)
+
+    monkeypatch.setattr(claims, "digest", slow)
+    assert opening().attempts == 1
+    stranger.ledger.close()
 
 
 def test_a_file_is_brought_over_from_the_inboxs_own_file_system(worker, monkeypatch):

@@ -32,6 +32,7 @@ class Ledger:
         self._owner = owner
         self._lease = lease
         self._put_away: set[str] = set()
+        self._in_hand: set[str] = set()
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
 
@@ -55,7 +56,8 @@ class Ledger:
 
     def take(self, gone: Callable[[str], bool], *, triggers: Sequence[str], limit: int) -> list[Entry]:
         """Take over what is due, oldest first: waiting long enough, or its owner is gone or was silent for too long."""
-        open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers)
+        ours = self._in_hand.copy()  # after a long stop this may come before the heartbeat that renews their leases
+        open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers) & table.c.id.not_in(ours)
         with self._database.read() as connection:
             owners = connection.scalars(sa.select(table.c.owner).where(open_ones).distinct()).all()
         free: sa.ColumnElement[bool] = table.c.owner.in_(["", *(owner for owner in owners if owner and gone(owner))])
@@ -85,6 +87,15 @@ class Ledger:
             connection.execute(self._database.insert(attempt_table).values(owner=self._owner, **attempt))
         return begun
 
+    @contextmanager
+    def in_hand(self, delivery: str) -> Iterator[None]:
+        """This worker is at that delivery: however long it takes, heartbeats renew its lease, and it is not taken again."""
+        self._in_hand.add(delivery)
+        try:
+            yield
+        finally:
+            self._in_hand.discard(delivery)
+
     def guard(self, entry: Entry) -> None:
         """Raise ``LostLease`` unless the lease is good for a while: called before anything becomes visible."""
         left = table.c.lease_until - self._database.now
@@ -94,15 +105,18 @@ class Ledger:
             self._update(entry, **self._leased())
 
     def heartbeat(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Renew the leases of what this worker is working on, and note how far it is; returns what it has lost."""
-        if not deliveries and not self._put_away:
+        """Renew the leases of what this worker is at, note how far ``deliveries`` are, and return those it has lost."""
+        opening = self._in_hand.difference(delivery.id for delivery in deliveries)
+        if not deliveries and not opening and not self._put_away:
             return []
         with self._write() as connection:
-            return [delivery for delivery in deliveries if not self._renew(connection, delivery)]
+            for each in opening:
+                self._renew(connection, each, None)
+            return [delivery for delivery in deliveries if not self._renew(connection, delivery.id, delivery)]
 
-    def _renew(self, connection: sa.Connection, delivery: Delivery) -> bool:
-        mine = (table.c.id == delivery.id) & (table.c.owner == self._owner)
-        statement = sa.update(table).where(mine).values(**_how_far(delivery), **self._leased())
+    def _renew(self, connection: sa.Connection, delivery: str, progress: Delivery | None) -> bool:
+        mine = (table.c.id == delivery) & (table.c.owner == self._owner)
+        statement = sa.update(table).where(mine).values(**_how_far(progress), **self._leased())
         return connection.execute(statement).rowcount == 1
 
     def release(self) -> None:

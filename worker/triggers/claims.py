@@ -49,10 +49,11 @@ class Claims:
         try:
             self._move_in(path, entry)
         except OSError as error:
-            self._withdraw(entry)
-            if isinstance(error, FileNotFoundError) and path.parent.exists():
-                return None
-            raise
+            if not self._folders.input(entry).exists():  # else a network share did it, and says that it could not
+                self._withdraw(entry)
+                if isinstance(error, FileNotFoundError) and path.parent.exists():
+                    return None
+                raise
         return partial(self.open, entry)
 
     def copy(self, path: Path, *, job: str = "") -> Opening:
@@ -62,7 +63,8 @@ class Claims:
         entry = self._ledger.announce("process", path.name, job=job)
         try:
             files.durable_folder(self._folders.input(entry).parent)
-            files.copy(path, self._folders.input(entry))
+            with self._ledger.in_hand(entry.id):
+                files.copy(path, self._folders.input(entry))
         except BaseException:
             self._withdraw(entry)
             raise
@@ -74,7 +76,7 @@ class Claims:
 
     def open(self, entry: Entry) -> Delivery | None:
         """The delivery, ready to run; None if only its end was left to be finished, or it cannot be opened now."""
-        with log.bound(delivery=entry.id):
+        with log.bound(delivery=entry.id), self._ledger.in_hand(entry.id):
             try:
                 return self._open(entry)
             except (Paused, OSError) as error:
@@ -91,6 +93,7 @@ class Claims:
         if not source.exists():
             self._source_missing(entry)
             return None
+        files.sync_folder(source.parent)
         return self._begin(entry, source)
 
     def _begin(self, entry: Entry, source: Path) -> Delivery:
@@ -138,15 +141,15 @@ class Claims:
             if error.errno != EXDEV:
                 raise
             path.rename(self._folders.taken(entry))  # only one worker gets the name, and copies; see _fetch
-        files.sync_folder(target.parent)
 
     def _fetch(self, entry: Entry) -> None:
         """Bring a claimed file over from the inbox's file system."""
         taken, target = self._folders.taken(entry), self._folders.input(entry)
         if taken.exists():
+            files.sync_folder(taken.parent)  # or a power cut might bring back the old name beside the copy
             if not target.exists():
-                files.copy(taken, target)
-            taken.unlink()
+                files.copy(taken, target, by=str(entry.version))
+            taken.unlink(missing_ok=True)
 
     def _remove_done_file(self, entry: Entry) -> None:
         """The sender's sign that a file is complete goes after its file did."""

@@ -41,7 +41,7 @@ class Folders:
 
     def taken(self, entry: Entry) -> Path:
         """Its claimed file while that is still on the inbox's own file system."""
-        return self.inbox / f".{entry.id}.claim"
+        return self.inbox / f".{entry.id}.{entry.source}.claim"
 
 
 class Settlement:
