@@ -96,6 +96,28 @@ def test_only_so_many_files_are_taken_at_a_look_and_always_the_oldest(worker, mo
     assert look(worker) == ["clients-30.csv"]
 
 
+def test_a_file_that_changes_until_its_turn_comes_has_to_settle_again(worker):
+    for name in ("clients-a.csv", "clients-b.csv"):
+        worker.drop(name, mtime=1_000_000)
+    assert look(worker) == []
+    waiting, handed_over = SimpleQueue(), []
+    waiting.put(lambda: worker.drop("clients-b.csv", CSV[:10]))  # somebody begins to send it again
+
+    def submit(opening):
+        handed_over.append(opening().source)
+        with suppress(Empty):
+            waiting.get_nowait()()
+
+    worker.inbox._submit = submit
+    worker.inbox._clock.now += 1
+    worker.inbox.sweep()
+    assert handed_over == ["clients-a.csv"]
+    worker.inbox.sweep()
+    worker.inbox._clock.now += 1
+    worker.inbox.sweep()
+    assert handed_over == ["clients-a.csv", "clients-b.csv"]
+
+
 def test_a_look_says_what_it_found(worker, monkeypatch):
     monkeypatch.setattr("worker.triggers.inbox.AT_A_LOOK", 2)
     for name in "abc":

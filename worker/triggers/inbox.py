@@ -48,6 +48,14 @@ class Look:
     mtime_ns: int
     since: float
 
+    def still_true(self) -> bool:
+        """Whether it still looks like that: until its turn comes, another file may have got its name."""
+        try:
+            now = self.path.lstat()
+        except FileNotFoundError:  # another worker was faster
+            return False
+        return (now.st_size, now.st_mtime_ns) == (self.size, self.mtime_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
@@ -115,7 +123,7 @@ class Inbox:
             for opening in due:
                 self._submit(opening)
             complete, settling = self._sorted_out(list(self._candidates()))
-            taken = sum(self._take(look.path) for look in complete[:AT_A_LOOK])
+            taken = sum(map(self._take, complete[:AT_A_LOOK]))
             self._warned.discard((_STUCK, str(self._folder)))
         except (OSError, Paused) as error:
             self._warn(_STUCK, str(self._folder), sentence(error))
@@ -123,15 +131,16 @@ class Inbox:
         more = (0 < len(due) == room) or len(complete) > AT_A_LOOK
         return Sweep(len(due) + taken, more=more, settling=settling)
 
-    def _take(self, path: Path) -> bool:
-        if self._stopping or not self._room():  # what this worker cannot begin is for the others
-            return False
-        self._renamed.discard(path.name)
-        self._looks.pop(path.name, None)
+    def _take(self, look: Look) -> bool:
+        name = look.path.name
         try:
-            opening = self._claims.claim(path)
+            if self._stopping or not self._room() or not look.still_true():  # without room, it is for the others
+                return False
+            self._renamed.discard(name)
+            self._looks.pop(name, None)
+            opening = self._claims.claim(look.path)
         except OSError as error:  # this one cannot be moved; the others need not wait for it
-            self._warn(_LEFT_ALONE, path.name, sentence(error))
+            self._warn(_LEFT_ALONE, name, sentence(error))
             return False
         if opening:
             self._submit(opening)
