@@ -224,7 +224,7 @@ def test_a_signal_lets_the_rows_under_way_finish_and_the_next_start_goes_on(tmp_
     with started("run", cwd=project) as process:
         (project / "inbox" / "rows.csv").write_text("n\n" + "".join(f"{n}\n" for n in range(20)))
         part = project / ".longshore" / "work"
-        wait_until(lambda: any(file.stat().st_size for file in part.glob("*/outcomes.part")))
+        wait_until(lambda: any(file.stat().st_size for file in part.glob("*/outcomes-*.part")))
         process.send_signal(number)
         _, log = process.communicate(timeout=10)
     assert process.returncode == 0

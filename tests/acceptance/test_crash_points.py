@@ -88,7 +88,7 @@ def test_garbage_at_the_end_of_a_part_file_is_cut_off(tmp_path: Path) -> None:
         (project / "inbox").mkdir()
         write_clients(project / "inbox" / "clients.csv", ROWS)
         killed_at("in the middle of a chunk", project)
-        (part,) = (project / ".longshore" / "work").glob("*/outcomes.part")
+        (part,) = (project / ".longshore" / "work").glob("*/outcomes-1.part")
         with part.open("ab") as file:
             file.write(b"\0" * 4096)  # what a power cut may leave of a block that was never written
         start_again(project)

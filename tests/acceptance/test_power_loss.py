@@ -63,12 +63,12 @@ def test_everything_is_on_disk_before_anything_says_so(tmp_path: Path) -> None:
     folder_named = first("sync", r"\.longshore/work/\w{8}", announced)
     claimed = first("name", r"\.longshore/work/\w{8}/input/clients\.csv", folder_named)
     claim_durable = first("sync", r"\.longshore/work/\w{8}/input", claimed)
-    outcomes = first("sync", r"\.longshore/work/\w{8}/outcomes\.part", claim_durable)
+    outcomes = first("sync", r"\.longshore/work/\w{8}/outcomes-1\.part", claim_durable)
     results = first("name", r"outbox/clients-\w{8}\.csv", outcomes)
-    assert first("sync", r"outbox/\.clients-\w{8}\.csv\.part") < results
+    assert first("sync", r"outbox/\.clients-\w{8}\.csv\.1\.part") < results
     results_named = first("sync", "outbox", results)
     manifest = first("name", r"outbox/clients-\w{8}\.manifest\.json", results_named)
-    assert first("sync", r"outbox/\.clients-\w{8}\.manifest\.json\.part") < manifest
+    assert first("sync", r"outbox/\.clients-\w{8}\.manifest\.json\.1\.part") < manifest
     manifest_named = first("sync", "outbox", manifest)
     done = first("sync", ledger, manifest_named)
     archived = first("name", r"archive/clients\.csv", done)

@@ -226,11 +226,11 @@ def test_a_crash_while_a_file_is_brought_over_leaves_a_delivery_to_be_run(worker
 
 def test_a_crash_while_rows_are_run_leaves_a_delivery_to_be_gone_on_with(worker, heir):
     first = worker.claim()
-    (first.folder / "outcomes.part").write_bytes(b"[0,2,[]]\n")
+    (first.folder / "outcomes-1.part").write_bytes(b"[0,2,[]]\n")
     (delivery,) = heir.due()
     assert (delivery.id, delivery.attempts, delivery.folder) == (first.id, 2, first.folder)
     assert delivery.started == first.started
-    assert (delivery.folder / "outcomes.part").exists()
+    assert (delivery.folder / "outcomes-1.part").exists()
 
 
 def test_a_living_workers_deliveries_are_left_to_it_until_its_lease_ends(worker, tmp_path, clock):
@@ -322,10 +322,10 @@ def test_a_lost_delivery_is_left_alone(worker, heir, capture_log):
 def test_what_another_worker_finished_before_it_could_be_opened_is_left_alone(worker, heir, capture_log):
     opening = worker.claims.claim(worker.drop())
     (delivery,) = heir.due()
-    (delivery.folder / "outcomes.part").write_text("")
+    (delivery.folder / "outcomes-1.part").write_text("")
     delivery.settle(DeliveryError("no"))
     assert opening() is None
-    assert f"work/{delivery.id}/outcomes.part" in worker.files
+    assert f"work/{delivery.id}/outcomes-1.part" in worker.files
     assert [event["event"] for event in capture_log][-1] == "delivery lost"
 
 

@@ -189,12 +189,12 @@ def test_after_a_crash_between_the_renames_the_next_attempt_finishes(
     committed = published == 3 or (published == 2 and half)
     with outbox.open(make(attempts=2), summary) as part:
         assert part.committed is committed
-    run(outbox, made := make(attempts=2), ROWS)
+    run(outbox, made := make(attempts=3), ROWS)
     found = content(tmp_path)
     assert found.pop("clients-3f9a1c2b.csv") == b"a\nx\n1\n2\n"
     assert found.pop("clients-3f9a1c2b.rejected.csv") == b"id,_line,_error,_detail\n1,3,Reject,no\n"
     manifest = json.loads(found.pop("clients-3f9a1c2b.manifest.json"))
-    assert manifest["attempts"] == (1 if committed else 2)
+    assert manifest["attempts"] == (1 if committed else 3)
     assert found == {}
     assert made.counts.rows == 4
 
@@ -231,10 +231,60 @@ def test_a_lost_delivery_is_not_published(tmp_path, outbox, make):
     assert content(tmp_path) == {}
 
 
+def test_a_worker_that_was_stopped_before_it_published_finds_nothing_to_publish(tmp_path, outbox, make):
+    second = []
+
+    def stopped():
+        second.append(outbox.open(make(attempts=2), summary))  # which is in the middle of its own files now
+
+    with pytest.raises(FileNotFoundError):
+        run(outbox, make(guard=stopped), ROWS)
+    assert not [name for name in content(tmp_path) if not name.startswith(".")]
+    with second[0] as part:
+        part.append([outcome for outcome in ROWS if not part.is_done(outcome.index)])
+        part.commit()
+    assert sorted(content(tmp_path)) == [
+        "clients-3f9a1c2b.csv",
+        "clients-3f9a1c2b.manifest.json",
+        "clients-3f9a1c2b.rejected.csv",
+    ]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_worker_that_was_stopped_before_its_manifest_leaves_one_manifest(
+    tmp_path, outbox, make, monkeypatch, committed
+):
+    write, second = files.write, []
+
+    def stopped(target, data, by):
+        monkeypatch.setattr(files, "write", write)
+        second.append(outbox.open(make(attempts=2), summary))
+        if committed:
+            second[0].commit()
+        write(target, data, by)
+
+    monkeypatch.setattr(files, "write", stopped)
+    run(outbox, make(), ROWS)
+    with second[0] as part:
+        part.commit()
+    manifest = json.loads(content(tmp_path)["clients-3f9a1c2b.manifest.json"])
+    assert (manifest["attempts"], manifest["rows_in"]) == (2 if committed else 1, 4)
+    assert len(content(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("reserved", ["clients-3f9a1c2b.csv", "clients-3f9a1c2b.manifest.json"])
+def test_a_crash_that_leaves_a_name_without_content_does_not_stop_the_next_attempt(tmp_path, outbox, make, reserved):
+    (tmp_path / "outbox" / reserved).touch()
+    run(outbox, make(attempts=2), ROWS)
+    found = content(tmp_path)
+    assert len(found) == 3
+    assert all(found.values())
+
+
 def test_the_outcomes_are_durable_before_anything_is_seen(outbox, make, monkeypatch):
     order = []
     monkeypatch.setattr(files, "sync", lambda file: order.append("fsync"))
-    monkeypatch.setattr("worker.outputs.outbox._publish", lambda target: order.append(target.name))
+    monkeypatch.setattr(files, "publish", lambda target, by: order.append(target.name))
     with outbox.open(make(guard=lambda: order.append("guard")), summary) as part:
         part.append(ROWS)
         order.clear()

@@ -23,10 +23,19 @@ class Clock:
         return self.now
 
 
-def opened(tmp_path, *, meter=None, state=None, sync_rows=1000, clock=None):
-    """A part file that was recovered, and what it recovered."""
-    path, state = tmp_path / "outcomes.part", {} if state is None else state
-    part = PartFile(path, meter or Meter(), state, sync_rows=sync_rows, clock=clock or Clock())
+def attempts(tmp_path):
+    """The attempts whose part files are there, in order."""
+    return sorted(int(path.stem.removeprefix("outcomes-")) for path in tmp_path.glob("outcomes-*.part"))
+
+
+def newest(tmp_path):
+    return tmp_path / f"outcomes-{attempts(tmp_path)[-1]}.part"
+
+
+def opened(tmp_path, *, attempt=None, meter=None, state=None, sync_rows=1000, clock=None):
+    """The part file of an attempt, the next one if not told, and what it recovered."""
+    attempt, state = attempt or [0, *attempts(tmp_path)][-1] + 1, {} if state is None else state
+    part = PartFile(tmp_path, attempt, meter or Meter(), state, sync_rows=sync_rows, clock=clock or Clock())
     return part, list(part.recover())
 
 
@@ -88,7 +97,7 @@ def test_each_attempt_goes_on_from_the_ones_before(tmp_path):
 @pytest.mark.parametrize("torn", [b'[1,3,[{"a":', b"[1,3,[]]", b"\x00\x00\x00\n", b"nonsense\n", b"\n"])
 def test_what_stands_from_a_torn_line_on_is_cut_off(tmp_path, torn):
     write(tmp_path, result(0))
-    with (tmp_path / "outcomes.part").open("ab") as file:
+    with newest(tmp_path).open("ab") as file:
         file.write(torn)
     assert [outcome.index for outcome in write(tmp_path, result(2))] == [0]
     assert [outcome.index for outcome in recovered(tmp_path)] == [0, 2]
@@ -108,6 +117,25 @@ def test_a_slow_worker_that_lost_the_delivery_writes_where_nobody_reads(tmp_path
     slow.append([(result(1), False)])
     slow.close()
     assert [outcome.index for outcome in recovered(tmp_path)] == [0]
+
+
+def test_a_slow_worker_that_comes_to_its_part_file_too_late_takes_nothing_away(tmp_path):
+    for index in range(11):  # the tenth comes after the ninth, whatever the alphabet says
+        write(tmp_path, result(index))
+    slow, outcomes = opened(tmp_path, attempt=3)
+    assert [outcome.index for outcome in outcomes] == list(range(11))
+    slow.append([(result(20), False)])
+    slow.close()
+    assert [outcome.index for outcome in recovered(tmp_path)] == list(range(11))
+    assert attempts(tmp_path) == [12]
+
+
+def test_a_crash_while_an_attempt_begins_leaves_the_outcomes_of_the_one_before(tmp_path):
+    write(tmp_path, result(0), result(1))
+    crashing = PartFile(tmp_path, 2, Meter(), {}, sync_rows=1).recover()
+    next(crashing)
+    assert [outcome.index for outcome in recovered(tmp_path)] == [0, 1]
+    crashing.close()
 
 
 def test_what_was_sent_is_counted_on_over_the_attempts(tmp_path):
@@ -138,7 +166,7 @@ def test_no_outcome_is_on_disk_without_what_its_row_remembered(tmp_path):
     state["since"] = 7
     part.append([(result(0), False)])
     part.close()
-    lines = (tmp_path / "outcomes.part").read_bytes().splitlines()
+    lines = newest(tmp_path).read_bytes().splitlines()
     assert [line[:1] for line in lines] == [b"{", b"["]
 
 
@@ -146,7 +174,7 @@ def test_outcomes_survive_the_process_at_once_and_the_machine_some_rows_later(tm
     part, _ = opened(tmp_path, sync_rows=3)
     synced.clear()
     part.append([(result(0), False), (result(1), False)])
-    assert (tmp_path / "outcomes.part").read_bytes() == b"[0,2,[]]\n[1,3,[]]\n"
+    assert newest(tmp_path).read_bytes() == b"[0,2,[]]\n[1,3,[]]\n"
     assert synced == []
     part.append([(result(2), False)])
     assert len(synced) == 2  # its data and, the first time, its name
@@ -167,7 +195,7 @@ def test_outcomes_survive_the_machine_a_second_later_at_the_latest(tmp_path, syn
 
 
 def test_nothing_can_be_appended_before_the_earlier_outcomes_were_read(tmp_path):
-    part = PartFile(tmp_path / "outcomes.part", Meter(), {}, sync_rows=1)
+    part = PartFile(tmp_path, 1, Meter(), {}, sync_rows=1)
     with pytest.raises(AssertionError, match=r"recover\(\) comes first"):
         part.append([(result(0), False)])
 

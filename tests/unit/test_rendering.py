@@ -22,6 +22,7 @@ class Rendered:
         rendering = Rendering(
             folder,
             "clients-1",
+            "me",
             Results(columns, spreadsheet_safe=safe),
             chunk_rows=chunk_rows,
             counts=self.counts,
@@ -32,7 +33,8 @@ class Rendered:
             files = rendering.finish()
             self.described = [file.describe() for file in files]
             self.texts = {
-                file.target.name.removeprefix("clients-1"): hidden(file.target).read_bytes().decode() for file in files
+                file.target.name.removeprefix("clients-1"): hidden(file.target, "me").read_bytes().decode()
+                for file in files
             }
         finally:
             rendering.discard()
@@ -211,6 +213,8 @@ def test_a_row_without_an_outcome_is_never_passed_over(tmp_path):
 
 
 def test_it_is_known_which_rows_have_an_outcome(tmp_path):
-    rendering = Rendering(tmp_path, "clients-1", Results(None, spreadsheet_safe=False), chunk_rows=2, counts=Counts())
+    rendering = Rendering(
+        tmp_path, "clients-1", "me", Results(None, spreadsheet_safe=False), chunk_rows=2, counts=Counts()
+    )
     rendering.take([rendering.judge(Outcome(index, index)) for index in (0, 2)])
     assert [rendering.has(index) for index in range(4)] == [True, False, True, False]

@@ -256,12 +256,12 @@ def test_a_jobs_state_is_kept_with_the_done_delivery_only(worker):
 
 def test_a_failed_delivery_is_run_again_with_what_it_had_done(worker):
     delivery = worker.claim()
-    (delivery.folder / "outcomes.part").write_bytes(b"[0,2,[]]\n")
+    (delivery.folder / "outcomes-1.part").write_bytes(b"[0,2,[]]\n")
     delivery.settle(DeliveryError("no"))
     assert worker.settlement.reopen(worker.entry(delivery))
     (again,) = worker.due()
     assert (again.id, again.attempts, len(rows(again))) == (delivery.id, 2, 2)
-    assert worker.files == [f"work/{delivery.id}/input/clients.csv", f"work/{delivery.id}/outcomes.part"]
+    assert worker.files == [f"work/{delivery.id}/input/clients.csv", f"work/{delivery.id}/outcomes-1.part"]
     again.settle(None)
     assert worker.files == ["archive/clients.csv"]
 

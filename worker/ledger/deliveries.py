@@ -89,7 +89,7 @@ class Ledger:
 
     @contextmanager
     def in_hand(self, delivery: str) -> Iterator[None]:
-        """This worker is at that delivery: however long it takes, heartbeats renew its lease, and it is not taken again."""
+        """This worker is at that delivery: heartbeats renew its lease, however long it takes; it is not taken anew."""
         self._in_hand.add(delivery)
         try:
             yield

@@ -1,9 +1,15 @@
-"""The outbox: a delivery's results, its rejects and, last, the manifest, each appearing whole under its own name."""
+"""The outbox: a delivery's results, its rejects and, last, the manifest, each appearing whole under its own name.
+
+Until then they have a hidden name of the attempt's own, which the next attempt removes: a worker that was only slow,
+and has lost the delivery, finds nothing to publish.
+"""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -41,14 +47,26 @@ class OutboxPart:
     def __init__(
         self, folder: Path, delivery: Delivery, job: Job[..., Any], *, chunk_rows: int, clock: Callable[[], datetime]
     ) -> None:
-        stem = f"{files.split_name(delivery.source)[0]}-{delivery.id}"
+        stem, self._by = f"{files.split_name(delivery.source)[0]}-{delivery.id}", str(delivery.attempts)
         self._delivery, self._job, self._clock = delivery, job, clock
         self._manifest = folder / f"{stem}.manifest.json"
         self.committed = self._is_committed()
+        if delivery.attempts > 1:
+            self._clear(folder, stem)
         shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
-        self._part = PartFile(delivery.folder / "outcomes.part", delivery.meter, delivery.state, sync_rows=chunk_rows)
-        self._rendering = Rendering(folder, stem, shape, chunk_rows=chunk_rows, counts=delivery.counts)
-        self._go_on()
+        self._part = PartFile(delivery.folder, delivery.attempts, delivery.meter, delivery.state, sync_rows=chunk_rows)
+        self._rendering = Rendering(folder, stem, self._by, shape, chunk_rows=chunk_rows, counts=delivery.counts)
+        try:
+            self._go_on()
+        except BaseException:
+            self._rendering.discard()  # a full disk has no room for half a file
+            raise
+
+    def _clear(self, folder: Path, stem: str) -> None:
+        """Remove what earlier attempts left: hidden files, and names that were reserved and got no content."""
+        for path in folder.glob(f"*{glob.escape(stem)}.*"):
+            if path.name.startswith(".") or not (self.committed or path.stat().st_size):
+                path.unlink(missing_ok=True)
 
     def _go_on(self) -> None:
         """Take the outcomes of earlier attempts."""
@@ -60,10 +78,10 @@ class OutboxPart:
                 self._rendering.take([judged])
 
     def _is_committed(self) -> bool:
-        if not self._manifest.exists():
-            return False
-        manifest = exact_json.loads(self._manifest.read_bytes())
-        return bool(manifest["input"]["sha256"] == self._delivery.input.sha256)
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            manifest = exact_json.loads(self._manifest.read_bytes())
+            return bool(manifest["input"]["sha256"] == self._delivery.input.sha256)
+        return False
 
     def is_done(self, index: int) -> bool:
         """Whether the row's outcome is on disk from an earlier attempt."""
@@ -81,12 +99,21 @@ class OutboxPart:
         self._part.sync()
         self._delivery.guard()
         for output in outputs:
-            _publish(output.target)
+            self._publish(output.target)
         manifest = self._describe([output.describe() for output in outputs])
         try:
-            files.write(self._manifest, exact_json.dumps(manifest) + b"\n")
+            files.write(self._manifest, exact_json.dumps(manifest) + b"\n", self._by)
         except FileExistsError:
-            raise _taken(self._manifest) from None
+            if not self._is_committed():  # else a worker that was only slow was faster after all
+                raise _taken(self._manifest) from None
+
+    def _publish(self, target: Path) -> None:
+        """Give a file its name; if a crash came right after that last time, the same file stands there already."""
+        try:
+            files.publish(target, self._by)
+        except FileExistsError:
+            if _sha256(target) != _sha256(files.hidden(target, self._by)):
+                raise _taken(target) from None
 
     def _describe(self, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         delivery, counts = self._delivery, self._delivery.counts
@@ -116,21 +143,11 @@ class OutboxPart:
     def __exit__(self, *_: object) -> None:
         self._part.close()
         self._rendering.discard()
-        files.hidden(self._manifest).unlink(missing_ok=True)  # a crash came right after it got its name
 
 
 def stamp(moment: datetime) -> str:
     """A time as the contracts write it: ``2026-11-23T02:00:04Z``."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _publish(target: Path) -> None:
-    """Give a file its name; if a crash came right after that last time, the same file stands there already."""
-    try:
-        files.publish(target)
-    except FileExistsError:
-        if _sha256(target) != _sha256(files.hidden(target)):
-            raise _taken(target) from None
 
 
 def _taken(target: Path) -> DeliveryError:

@@ -8,8 +8,8 @@ slow row holds back the ones behind it:
     {"calls": {...}, "token_requests": 1, "state": {...}}
                                                       what was sent, and what the job wants remembered, up to here
 
-A line is written at once and fsynced some rows later. Each attempt begins a new file with what is whole in the old one,
-so that a worker that was only slow, and has lost the delivery, writes where nobody reads.
+A line is written at once and fsynced some rows later. Each attempt has a file of its own, which begins with what is
+whole in the one before, so that a worker that was only slow, and has lost the delivery, writes where nobody reads.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ class PartFile:
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
+        attempt: int,
         meter: Meter,
         state: dict[str, Any],
         *,
         sync_rows: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path
+        self._path = folder / f"outcomes-{attempt}.part"
+        self._attempt = attempt
         self._meter = meter
         self._state = state
         self._noted = self._facts()
@@ -50,14 +52,18 @@ class PartFile:
 
     def recover(self) -> Iterator[Outcome]:
         """The outcomes of earlier attempts; what they sent is added to the meter, what they remembered to the state."""
-        if self._path.exists():
-            yield from self._begin_anew()
+        left = {int(path.stem.rpartition("-")[2]): path for path in self._path.parent.glob("outcomes-*.part")}
+        if left:
+            yield from self._begin_with(left[max(left)])
         self._file = self._path.open("ab", buffering=0)
+        for attempt, path in left.items():
+            if attempt < self._attempt:
+                path.unlink(missing_ok=True)
 
-    def _begin_anew(self) -> Iterator[Outcome]:
+    def _begin_with(self, earlier: Path) -> Iterator[Outcome]:
         facts: dict[str, Any] = {}
         with files.aside(self._path) as fresh:
-            for line, entry in _whole_lines(self._path):
+            for line, entry in _whole_lines(earlier):
                 fresh.write(line)
                 if isinstance(entry, dict):
                     facts = json.loads(line)  # its numbers as the ledger would give them to the job

@@ -23,13 +23,13 @@ class Judged:
 
 
 class Rendering:
-    """Writes hidden files beside their names in ``folder``; ``counts`` grows with each outcome taken.
+    """Writes hidden files beside their names in ``folder``, as ``by``; ``counts`` grows with each outcome taken.
 
     The first chunk of input rows that has any results decides the results' columns.
     """
 
-    def __init__(self, folder: Path, stem: str, shape: Results, *, chunk_rows: int, counts: Counts) -> None:
-        self._folder, self._stem = folder, stem
+    def __init__(self, folder: Path, stem: str, by: str, shape: Results, *, chunk_rows: int, counts: Counts) -> None:
+        self._folder, self._stem, self._by = folder, stem, by
         self._shape = shape
         self._chunk_rows = chunk_rows
         self._counts = counts
@@ -102,13 +102,13 @@ class Rendering:
         self._counts.skipped += len(judged) - results - rejected
 
     def _begin_results(self) -> OutputFile:
-        file = OutputFile(self._folder / f"{self._stem}{self._shape.suffix}")
+        file = OutputFile(self._folder / f"{self._stem}{self._shape.suffix}", self._by)
         file.write(self._shape.header(), rows=0)
         return file
 
     def _write_rejects(self, rejected: list[Outcome]) -> None:
         if self._rejects is None:
-            self._rejects = OutputFile(self._folder / f"{self._stem}.rejected.csv")
+            self._rejects = OutputFile(self._folder / f"{self._stem}.rejected.csv", self._by)
             self._rejects.write(csv_lines([[*rejected[0].row, *REJECT_COLUMNS]]), rows=0)
         self._rejects.write(render_rejects(rejected), rows=len(rejected))
 

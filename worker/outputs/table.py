@@ -58,13 +58,13 @@ class InOrder(Generic[T]):
 class OutputFile:
     """A file of the outbox that nobody sees yet: counts its records and bytes, and knows its SHA-256."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, by: str) -> None:
         self.target = target
         self.rows = 0
         self._bytes = 0
         self._digest = hashlib.sha256()
-        files.hidden(target).unlink(missing_ok=True)  # a new file: a slow earlier owner may still hold the old one
-        self._file = files.hidden(target).open("xb")
+        self._hidden = files.hidden(target, by)
+        self._file = self._hidden.open("xb")
 
     def write(self, data: bytes, rows: int) -> None:
         """Append whole records."""
@@ -90,7 +90,7 @@ class OutputFile:
 
     def discard(self) -> None:
         """Remove it."""
-        files.hidden(self.target).unlink(missing_ok=True)
+        self._hidden.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk does not take the rest, which nobody wants
             self._file.close()
 
