@@ -61,12 +61,15 @@ class Project:
 class App:
     """A worker. Closing it lets rows under way finish and leaves the rest, resumable, in the ledger.
 
-    Raises ``ConfigError`` where a folder or the ledger cannot be used.
+    ``stop`` may be set already: a worker can be told to stop while it starts. Raises ``ConfigError`` where a folder or
+    the ledger cannot be used.
     """
 
-    def __init__(self, project: Project, watcher: Watcher, *, machine: str | None = None) -> None:
+    def __init__(
+        self, project: Project, watcher: Watcher, *, stop: Stop | None = None, machine: str | None = None
+    ) -> None:
         self.settings, self.jobs = project.settings, project.jobs
-        self.stop = Stop()
+        self.stop = stop or Stop()
         self._log = log.get_logger()
         self._closing = ExitStack()
         try:

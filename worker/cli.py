@@ -232,15 +232,22 @@ def _is_watched(json: bool) -> bool:
 
 @contextmanager
 def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO | None = None) -> Iterator[App]:
-    """A worker that SIGTERM and Ctrl-C stop; it logs to standard error, and between the bars only what is wrong."""
-    from worker import log
-    from worker.app import App
-    from worker.stopping import reloaded_by_signals, stopped_by_signals
+    """A worker that SIGTERM and Ctrl-C stop; it logs to standard error, and between the bars only what is wrong.
 
-    level = "warning" if bars.shown and not log_to else project.settings.worker.log_level
-    log.configure(level, stream=log_to or sys.stderr, json=json)
-    with App(project, bars) as worker, stopped_by_signals(worker.stop), reloaded_by_signals(worker.reload):
-        yield worker
+    The signals are ours before it is built and until it is closed, so that a stop finds it neither half made nor
+    kills it while it finishes its rows.
+    """
+    from worker import log
+    from worker.stopping import Stop, reloaded_by_signals, stopped_by_signals
+
+    stop = Stop()
+    with stopped_by_signals(stop):
+        from worker.app import App
+
+        level = "warning" if bars.shown and not log_to else project.settings.worker.log_level
+        log.configure(level, stream=log_to or sys.stderr, json=json)
+        with App(project, bars, stop=stop) as worker, reloaded_by_signals(worker.reload):
+            yield worker
 
 
 for inquiry in (check, status, show, retry, verify, jobs, token, call):

@@ -45,10 +45,10 @@ def write_clients(path: Path, rows: int, *, first: int = 0) -> None:
 
 
 @contextmanager
-def running(project: Path, *program: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(project: Path, *program: str, log_name: str = "run.log") -> Iterator[subprocess.Popen[bytes]]:
     """``longshore run``, by another ``program`` if one is given; what it says is in run.log."""
     command = [sys.executable, *(program or ("-m", "worker")), "--config", str(project / "longshore.toml"), "run"]
-    with (project / "run.log").open("ab") as log, subprocess.Popen(command, stderr=log) as process:
+    with (project / log_name).open("ab") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             yield process
         finally:

@@ -246,6 +246,18 @@ def test_a_second_signal_a_while_later_ends_the_process_at_once(tmp_path):
         assert process.wait(timeout=5) == -signal.SIGTERM
 
 
+def test_a_supervisors_second_signal_right_after_the_first_does_not_cut_off_the_rows_under_way(tmp_path):
+    project = slow_project(tmp_path / "slow", 1.5)
+    (project / "inbox" / "rows.csv").write_text("n\n1\n")
+    with started("run", cwd=project) as process:
+        wait_until((project / "begun").exists)
+        process.terminate()
+        time.sleep(0.6)
+        process.terminate()
+        _, log = process.communicate(timeout=10)
+    assert (process.returncode, "delivery done" in log) == (0, True)
+
+
 def test_run_writes_its_log_as_json_lines_if_asked(tmp_path):
     project = slow_project(tmp_path / "slow", 0)
     with started("--json", "run", cwd=project) as process:

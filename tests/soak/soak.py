@@ -14,13 +14,14 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from subprocess import Popen
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "acceptance"))
 
 from order_server import OrderServer
-from orders import THREADS, check_manifest, make_project, running, write_clients
+from orders import THREADS, check_manifest, make_project, running, wait_for, write_clients
 
 LEASE = 1
 FILE_ROWS = 500
@@ -44,6 +45,17 @@ class Figures:
         )
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of the fleet, and what it says."""
+
+    process: Popen[bytes]
+    log: Path
+
+    def has_started(self) -> bool:
+        return "worker started" in self.log.read_text()
+
+
 def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay: float = 0.02) -> Figures:
     """Work off ``rows`` rows in files of 500 while workers die; raises ``AssertionError`` if a promise is broken."""
     chance = random.Random(seed)
@@ -54,22 +66,30 @@ def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay:
         for first in files:
             write_clients(folder / "clients.part", FILE_ROWS, first=first)
             (folder / "clients.part").rename(project / "inbox" / f"clients-{first:06}.csv")
-        fleet = [stack.enter_context(running(project)) for _ in range(workers)]
+        starts = count()
+
+        def start() -> Worker:
+            log = project / f"run-{next(starts)}.log"
+            return Worker(stack.enter_context(running(project, log_name=log.name)), log)
+
+        fleet = [start() for _ in range(workers)]
         killed = paused = 0
         while _finished(project) < len(files):
             time.sleep(chance.uniform(0.05, 0.7))
             number = chance.randrange(workers)
             if killed < kills and chance.random() < 0.8:
-                fleet[number].kill()
-                fleet[number].wait()
-                fleet[number] = stack.enter_context(running(project))
+                fleet[number].process.kill()
+                fleet[number].process.wait()
+                fleet[number] = start()
                 killed += 1
             elif paused < kills / 4:
-                _pause(fleet[number], chance.uniform(0.1, 2.5 * LEASE))
+                _pause(fleet[number].process, chance.uniform(0.1, 2.5 * LEASE))
                 paused += 1
         for worker in fleet:
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait(60) == 0
+            # The last one may have been started a moment ago, when Python itself does not yet know how to drain.
+            wait_for(worker.has_started, alive=worker.process)
+            worker.process.send_signal(signal.SIGTERM)
+            assert worker.process.wait(60) == 0, worker.log.read_text()
         return _settle_up(project, server, files, killed, paused)
 
 
