@@ -26,11 +26,13 @@ class Database:
     """The connection to the ledger's database; its failures become ``ConfigError`` at start and ``Paused`` later."""
 
     def __init__(self, address: str, *, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock
         self._ticks = clock or time.monotonic
         self._away, self._back_at = False, float("-inf")
         self._engine = make_engine(address)
         self._dialect = self._engine.dialect.name  # sqlite or postgresql
+        self.now: sa.ColumnElement[float] = (  # the database's clock, as an expression
+            sa.bindparam("now", callable_=clock, type_=sa.Double, unique=True) if clock else _clock[self._dialect]
+        )
         self._reading = self._engine.execution_options(longshore_reads=True)
         # SQLite lets one write at a time, and has the others look again after a nap; here they queue.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._dialect == "sqlite" else nullcontext()
@@ -39,11 +41,6 @@ class Database:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def now(self) -> sa.ColumnElement[float]:
-        """The database's clock, as an expression."""
-        return sa.literal(self._clock()) if self._clock else _clock[self._dialect]
 
     @property
     def steady_for(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from worker.errors import LostLease, sentence
+from worker.ledger.changes import Changes, of
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.schema import attempt_table
@@ -29,6 +30,7 @@ class Ledger:
         self, url: str, *, owner: str = "", lease: float = 30.0, clock: Callable[[], float] | None = None
     ) -> None:
         self._database = Database(url, clock=clock)
+        self._changes = Changes(self._database, owner, lease)
         self._owner = owner
         self._lease = lease
         self._put_away: set[str] = set()
@@ -42,12 +44,11 @@ class Ledger:
 
     def announce(self, trigger: str, source: str, *, job: str = "") -> Entry:
         """Write down that a source is about to be claimed: a new delivery, owned by this worker."""
-        values = {"trigger": trigger, "source": source, "job": job, "created": self._database.now, **self._leased()}
-        insert = self._database.insert(table).values(state="waiting", version=1, **values)
+        values = {"trigger": trigger, "source": source, "job": job}
         while True:
-            statement = insert.values(id=secrets.token_hex(4)).on_conflict_do_nothing().returning(*table.c)
             with self._write() as connection:
-                if row := connection.execute(statement).first():
+                row = connection.execute(self._changes.announce, {"id": secrets.token_hex(4), **values}).first()
+                if row:
                     return Entry(*row)
 
     def withdraw(self, entry: Entry) -> None:
@@ -70,21 +71,17 @@ class Ledger:
 
     def _take_over(self, entry: Entry) -> Entry | None:
         try:
-            return self._update(entry, version=entry.version + 1, **self._leased())
+            return self._change(self._changes.take, entry)
         except LostLease:
             return None
 
-    def _leased(self) -> dict[str, Any]:
-        return {"owner": self._owner, "lease_until": self._database.now + self._lease}
-
     def begin(self, entry: Entry, *, sha256: str, size: int) -> Entry:
         """One more attempt begins, on an input of that digest and size."""
-        started = sa.func.coalesce(table.c.started, self._database.now)
-        values = {"state": "running", "attempts": entry.attempts + 1, "error": "", "detail": "", **self._leased()}
+        attempts = entry.attempts + 1
+        values = {"state": "running", "attempts": attempts, "error": "", "detail": "", "sha256": sha256, "bytes": size}
         with self._write() as connection:
-            begun = _change(connection, entry, {"sha256": sha256, "bytes": size, "started": started, **values})
-            attempt = {"delivery": entry.id, "number": begun.attempts, "started": self._database.now}
-            connection.execute(self._database.insert(attempt_table).values(owner=self._owner, **attempt))
+            begun = _change(connection, self._changes.begin, entry, **values)
+            connection.execute(self._changes.begin_attempt, {"delivery": entry.id, "number": attempts})
         return begun
 
     @contextmanager
@@ -98,11 +95,10 @@ class Ledger:
 
     def guard(self, entry: Entry) -> None:
         """Raise ``LostLease`` unless the lease is good for a while: called before anything becomes visible."""
-        left = table.c.lease_until - self._database.now
         with self._database.read() as connection:
-            good = connection.scalar(sa.select(left > self._lease / 2).where(*_same(entry)))
+            good = connection.scalar(self._changes.guard, of(entry))
         if not good:
-            self._update(entry, **self._leased())
+            self._change(self._changes.keep, entry)
 
     def heartbeat(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Renew the leases of what this worker is at, note how far ``deliveries`` are, and return those it has lost."""
@@ -115,9 +111,7 @@ class Ledger:
             return [delivery for delivery in deliveries if not self._renew(connection, delivery.id, delivery)]
 
     def _renew(self, connection: sa.Connection, delivery: str, progress: Delivery | None) -> bool:
-        mine = (table.c.id == delivery) & (table.c.owner == self._owner)
-        statement = sa.update(table).where(mine).values(**_how_far(progress), **self._leased())
-        return connection.execute(statement).rowcount == 1
+        return connection.execute(self._changes.renew, {"this": delivery, **_how_far(progress)}).rowcount == 1
 
     def release(self) -> None:
         """Let go of all that this worker owns: whoever comes first goes on with it."""
@@ -127,9 +121,9 @@ class Ledger:
 
     def finish(self, entry: Entry, delivery: Delivery, error: Exception | None) -> Entry:
         """Done, or failed with a reason; a done delivery's job state is kept in the same transaction."""
-        values = {"state": "failed" if error else "done", "finished": self._database.now}
+        end = {"state": "failed" if error else "done", **_why(error), **_how_far(delivery)}
         with self._write() as connection:
-            finished = _change(connection, entry, {**values, **_why(error), **_how_far(delivery)})
+            finished = _change(connection, self._changes.finish, entry, **end)
             self._end_attempt(connection, finished)
             if not error:
                 self.state.save(connection, delivery.job, delivery.state)
@@ -137,20 +131,19 @@ class Ledger:
 
     def give_up(self, entry: Entry, error: Exception) -> None:
         """Failed before it could be opened; there is nothing to put away."""
-        self._update(entry, state="failed", finished=self._database.now, put_away=True, owner="", **_why(error))
+        self._change(self._changes.finish, entry, state="failed", put_away=True, owner="", **_why(error))
 
     def put_back(self, entry: Entry, delivery: Delivery | None, error: Exception, *, hold_off: float) -> None:
         """Let go of a delivery, to be taken again, by whoever comes first, in ``hold_off`` seconds."""
-        values = {"state": "waiting", "owner": "", "lease_until": 0.0, "not_before": self._database.now + hold_off}
+        values = {"state": "waiting", "hold_off": hold_off, **_why(error), **_how_far(delivery)}
         with self._write() as connection:
-            waiting = _change(connection, entry, {**values, **_why(error), **_how_far(delivery)})
+            waiting = _change(connection, self._changes.let_go, entry, **values)
             if delivery:  # else it was not even opened, and no attempt began
                 self._end_attempt(connection, waiting)
 
     def _end_attempt(self, connection: sa.Connection, entry: Entry) -> None:
-        this = (attempt_table.c.delivery == entry.id) & (attempt_table.c.number == entry.attempts)
         values = {"rows_done": entry.rows_done, "error": entry.error, "detail": entry.detail}
-        connection.execute(sa.update(attempt_table).where(this).values(ended=self._database.now, **values))
+        connection.execute(self._changes.end_attempt, {"this": entry.id, "run": entry.attempts, **values})
 
     def put_away(self, entry: Entry) -> None:
         """The source lies where it belongs: nothing is left to do. Written down with the next change, a second later
@@ -159,8 +152,7 @@ class Ledger:
 
     def hold(self, entry: Entry, *, detail: str, hold_off: float) -> None:
         """The end stands, but the source could not be put away yet: let somebody try again later."""
-        later = self._database.now + hold_off
-        self._update(entry, detail=detail, owner="", lease_until=0.0, not_before=later)
+        self._change(self._changes.let_go, entry, detail=detail, hold_off=hold_off)
 
     def reopen(self, entry: Entry) -> bool:
         """Put a failed delivery back among the waiting; False if it is not failed any more."""
@@ -201,23 +193,21 @@ class Ledger:
         with self._database.read() as connection:
             return set(connection.scalars(sa.select(table.c.owner).distinct()))
 
-    def _update(self, entry: Entry, **values: Any) -> Entry:
+    def _change(self, change: sa.Update, entry: Entry, **values: Any) -> Entry:
         with self._write() as connection:
-            return _change(connection, entry, values)
+            return _change(connection, change, entry, **values)
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         with self._database.write() as connection:
-            over = self._put_away.copy()
-            mine = table.c.id.in_(over) & (table.c.owner == self._owner)
-            if over:
-                connection.execute(sa.update(table).where(mine).values(put_away=True, owner="", lease_until=0.0))
+            if over := self._put_away.copy():
+                connection.execute(self._changes.put_away, [{"this": delivery} for delivery in over])
             yield connection
         self._put_away -= over
 
 
-def _change(connection: sa.Connection, entry: Entry, values: Mapping[str, Any]) -> Entry:
-    row = connection.execute(sa.update(table).where(*_same(entry)).values(values).returning(*table.c)).first()
+def _change(connection: sa.Connection, change: sa.Update, entry: Entry, **values: Any) -> Entry:
+    row = connection.execute(change, {**of(entry), **values}).first()
     if row is None:
         raise LostLease(f"delivery {entry.id} was taken over by another worker")
     return Entry(*row)
