@@ -7,6 +7,7 @@
       DeliveryError                  this delivery is unusable: failed/ and the reason; never retried
       BackendError(backend, status)
         Unavailable(retry_after)     retried inside the backend; then the delivery is put back whole and waits
+          LeftAlone                        not asked at all: it was down a moment ago, or asked for a pause
         Refused      (also Reject)         4xx, OperationOutcome: the row is rejected with the backend's reason
         Unauthorized (also DeliveryError)  401 with a fresh token, 403, the token endpoint says no
       Paused                         nothing is wrong with the delivery: it is put back and goes on later
@@ -89,6 +90,10 @@ class Unavailable(BackendError):
     ) -> None:
         super().__init__(backend, detail, status)
         self.retry_after = retry_after
+
+
+class LeftAlone(Unavailable):
+    """Not asked: it was down a moment ago, or asked for a pause; ``retry_after`` says when it will be tried again."""
 
 
 class Refused(BackendError, Reject):

@@ -6,7 +6,7 @@ import pytest
 from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 
 from worker import files
-from worker.errors import DeliveryError, LostLease, Paused, Reject, Stopping, Unauthorized, Unavailable
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Reject, Stopping, Unauthorized, Unavailable
 from worker.triggers import settlement
 
 OTHER = b"id\n1\n"
@@ -168,6 +168,7 @@ def test_done_stays_done_where_the_file_cannot_be_put_away_and_it_is_tried_again
         (Unavailable("billing", "no answer"), 2),
         (Unavailable("billing", "no answer", 503, retry_after=120), 120),
         (Unavailable("billing", "no answer", 503, retry_after=1), 2),
+        (LeftAlone("billing", "is left alone", retry_after=1), 1),
         (Paused("the ledger cannot be used"), 2),
         (OSError(errno.ENOSPC, "No space left on device"), 2),
         (Stopping("stopping"), 0),

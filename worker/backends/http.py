@@ -15,12 +15,13 @@ import stamina
 from requests.adapters import BaseAdapter
 
 from worker.backends.answers import TooCostly, check
+from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
 from worker.backends.curl import BodyTooLong, CurlAdapter
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.backends.prepare import prepare
-from worker.errors import Refused, Unavailable
+from worker.errors import LeftAlone, Refused, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -60,6 +61,7 @@ class Http:
         self.limits = Limits(
             name, settings.max_concurrency, settings.rate_limit, threads=threads, clock=clock, sleep=sleep
         )
+        self.budget = RetryBudget(clock)
         self.random = random
         self._timeout = settings.timeout
         self._max_body = int(settings.max_body_mib * 2**20)
@@ -166,23 +168,19 @@ class HttpCaller:
         try:
             return self._once(call, read)
         except Unavailable as error:
+            if isinstance(error, LeftAlone) or self.attempts == 1:
+                raise
             return self._again(call, read, error)
 
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
-        return read(self.backend, self.http.exchange(call, self.meter, self.stop))
+        result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
+        self.http.budget.earn()
+        return result
 
-    def _again(self, call: Call, read: Callable[[str, requests.Response], Result], first: Unavailable) -> Result:
-        wait = 0.0
-
-        def is_worth_another(error: Exception) -> bool | float:
-            nonlocal wait
-            if not isinstance(error, Unavailable) or (error.retry_after or 0) > LONGEST_WAIT:
-                return False
-            wait = error.retry_after or wait
-            return 0.0  # the waiting is done below, where stopping ends it
-
+    def _again(self, call: Call, read: Callable[[str, requests.Response], Result], failure: Unavailable) -> Result:
+        repetitions = _Repetitions(self.http.budget, self.attempts - 1, failure)
         for attempt in stamina.retry_context(
-            is_worth_another,
+            repetitions.is_worth_another,
             attempts=self.attempts,
             timeout=None,
             wait_initial=_FIRST_BACKOFF,
@@ -190,12 +188,42 @@ class HttpCaller:
             wait_jitter=0,
         ):
             with attempt:
-                self.http.limits.pause(self.stop, wait)
-                wait = attempt.next_wait * (0.5 + self.http.random())
+                self.http.limits.pause(self.stop, repetitions.wait)
+                repetitions.wait = attempt.next_wait * (0.5 + self.http.random())
                 if attempt.num == 1:
-                    raise first
-                return self._once(call, read)
+                    raise failure
+                try:
+                    return self._once(call, read)
+                except LeftAlone as alone:
+                    raise repetitions.end(alone) from alone
         raise AssertionError("the last attempt returns or raises")
+
+
+class _Repetitions:
+    """Whether a call that has failed is sent again, and after how many seconds of ``wait``."""
+
+    def __init__(self, budget: RetryBudget, left: int, failure: Unavailable) -> None:
+        self._budget = budget
+        self._left = left
+        self._failure = failure
+        self.wait = 0.0
+
+    def is_worth_another(self, error: Exception) -> bool | float:
+        """What ``stamina`` asks after each failure."""
+        if not isinstance(error, Unavailable) or (error.retry_after or 0) > LONGEST_WAIT:
+            return False
+        if not self._left or not self._budget.spend():
+            return False
+        self._left -= 1
+        self._failure = error
+        self.wait = error.retry_after or self.wait
+        return 0.0  # the waiting is done by the caller, where stopping ends it
+
+    def end(self, alone: LeftAlone) -> Unavailable:
+        """The circuit has opened meanwhile: what is raised is why, and for how long."""
+        self._left = 0
+        self._failure.retry_after = max(self._failure.retry_after or 0.0, alone.retry_after or 0.0)
+        return self._failure
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from worker.errors import Stopping, Unavailable
+from worker.backends.breaker import Breaker
+from worker.errors import BackendError, LeftAlone, Stopping, Unavailable
 
 LONGEST_WAIT = 300.0
 """Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
@@ -23,7 +24,7 @@ Sleep = Callable[[threading.Event, float], bool]
 
 
 class Limits:
-    """Concurrency, rate and the pauses that the backend asked for.
+    """Concurrency, rate, the pauses that the backend asked for, and the circuit breaker.
 
     ``concurrency`` is a fixed number, or "auto": additive increase, multiplicative decrease up to ``threads`` (Chiu
     and Jain 1989), after a slow start (RFC 5681 section 3.1). ``rate`` is requests per second, evenly spaced.
@@ -45,6 +46,7 @@ class Limits:
         self._window: float = min(_FIRST_WINDOW, threads) if concurrency == "auto" else concurrency
         self._threshold: float = self._most
         self._gap = 1 / rate if rate else 0.0
+        self._breaker = Breaker(backend, clock)
         self._clock = clock
         self._sleep = sleep
         self._changed = threading.Condition()
@@ -62,19 +64,28 @@ class Limits:
     def turn(self, stop: threading.Event) -> Iterator[None]:
         """Run one request when the limits allow it, and learn from how it ends.
 
-        Raises ``Stopping`` when ``stop`` is set, ``Unavailable`` when the backend asked for too long a pause.
+        Raises ``Stopping`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a pause.
         """
         self._enter(stop)
+        is_probe = False
         try:
             self._wait_for_start(stop)
+            is_probe = self._breaker.enter(stop)
             started = self._clock()
             try:
                 yield
             except Unavailable as error:
                 self._learn_from(error, started)
+                self._breaker.failed(error, is_probe=is_probe)
                 raise
+            except BackendError:
+                self._breaker.answered()
+                raise
+            self._breaker.answered()
             self._grow()
         finally:
+            if is_probe:
+                self._breaker.leave()
             self._leave()
 
     def pause(self, stop: threading.Event, seconds: float) -> None:
@@ -101,7 +112,7 @@ class Limits:
     def _wait_for_start(self, stop: threading.Event) -> None:
         while (held := self._held_until - self._clock()) > 0:
             if held > LONGEST_WAIT:
-                raise Unavailable(self._backend, f"asked not to be called for {held:.0f} s", retry_after=held)
+                raise LeftAlone(self._backend, f"asked not to be called for {held:.0f} s", retry_after=held)
             self.pause(stop, held)
         if self._gap:
             self.pause(stop, self._book_start() - self._clock())

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from worker import exact_json, files, log
-from worker.errors import DeliveryError, LostLease, Paused, Stopping, Unavailable, WorkerError, sentence
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, Unavailable, WorkerError, sentence
 from worker.ledger import Ledger
 from worker.records import Delivery, Entry
 
@@ -107,6 +107,8 @@ class Settlement:
         if isinstance(error, Stopping):
             return 0.0
         asked = error.retry_after if isinstance(error, Unavailable) else None
+        if isinstance(error, LeftAlone) and asked:  # nothing was tried: how often this delivery came is no matter
+            return asked
         backoff = min(HOLD_OFF_MAX, 2.0 ** min(entry.attempts, 10))
         return max(asked or 0.0, backoff * (0.75 + self._jitter() / 2))
 
