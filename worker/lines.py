@@ -1,7 +1,7 @@
 """From text to records: physical lines are joined where a quote spans them, and what is not well-formed is marked.
 
-The rules are those of RFC 4180, section 2, with any delimiter and any line end. pandas parses the well-formed records
-afterwards; by itself it fills up a row with too few fields in silence and stops at one with too many.
+The rules are those of RFC 4180, section 2, with any delimiter and any line end. Only the well-formed records are parsed
+afterwards: pandas by itself fills up a row with too few fields in silence and stops at one with too many.
 """
 
 from __future__ import annotations
