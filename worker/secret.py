@@ -64,6 +64,13 @@ class Secret:
         except ValueError as unreadable:
             raise self.mistake(str(unreadable)) from None
 
+    def usable(self) -> str:
+        """The text, for a validator: what is wrong with it is a mistake in the setting."""
+        try:
+            return self._read()
+        except ValueError as unreadable:
+            raise sentence(str(unreadable)) from None
+
     def mistake(self, what: str) -> ConfigError:
         """The error for somebody who read it and can make nothing of it."""
         return ConfigError([Problem(self._where, self._key, what)])
@@ -98,10 +105,7 @@ class Secret:
         if isinstance(value, cls):
             return value
         secret = cls(value, Place.of(info), info.field_name or "")
-        try:
-            secret._read()
-        except ValueError as unreadable:
-            raise sentence(str(unreadable)) from None
+        secret.usable()
         return secret
 
 

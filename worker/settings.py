@@ -36,6 +36,10 @@ def _several(value: object) -> object:
     return value if isinstance(value, list | tuple) else (value,)
 
 
+def _revealed(value: object, info: ValidationInfo) -> object:
+    return Secret(value, Place.of(info), str(info.field_name)).usable() if isinstance(value, dict) else value
+
+
 def _file(path: Path | None, info: ValidationInfo) -> Path | None:
     if path is not None and not (Place.of(info).root / path).is_file():
         raise sentence("names no file; put the PEM file there")
@@ -103,7 +107,8 @@ class WorkerSettings(_Table):
     outbox: Path = Path("outbox")
     archive: Path = Path("archive")
     failed: Path = Path("failed")
-    state: str = Field("sqlite:///.longshore/state.db", repr=False)  # PostgreSQL's may hold a password
+    # PostgreSQL's may hold a password. It is read at the start only, as no worker moves to another ledger.
+    state: Annotated[str, BeforeValidator(_revealed)] = Field("sqlite:///.longshore/state.db", repr=False)
     deliveries: Whole = Field(4, ge=1, le=256)
     threads: Whole = Field(64, ge=1, le=1024)
     chunk_rows: Whole = Field(1000, ge=1, le=100_000)

@@ -106,6 +106,13 @@ def test_an_auth_is_of_the_type_that_it_says(load: Load, table: str, kind: type)
     assert isinstance(load(f"[auth.x]\n{table}").auth["x"], kind)
 
 
+def test_the_ledgers_address_may_stand_where_secrets_do(load: Load, tmp_path: Path) -> None:
+    address = "postgresql+psycopg://u:hunter2@db/longshore"
+    (tmp_path / "ledger").write_text(f"{address}\n")
+    assert load('[worker]\nstate = { file = "ledger" }').worker.state == address
+    assert load('[worker]\nstate = { env = "LEDGER" }', {"LEDGER": address}).worker.state == address
+
+
 def test_absolute_folders_and_other_ledgers_stay_as_they_are(load: Load) -> None:
     worker = load('[worker]\ninbox = "/srv/in"\nstate = "postgresql+psycopg://u:hunter2@db/longshore"').worker
     assert worker.inbox == Path("/srv/in")
@@ -172,6 +179,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one(
         ('[worker]\ninbox = ""', "worker.inbox", "must be a folder of its own"),
         ('[worker]\nstate = "sqlite://"', "worker.state", "must be sqlite:///PATH"),
         ('[worker]\nstate = "mysql://db"', "worker.state", "must be sqlite:///PATH"),
+        ('[worker]\nstate = { env = "NOT_SET" }', "worker.state", "the environment variable NOT_SET is not set"),
+        ('[worker]\nstate = { file = "/nowhere" }', "worker.state", "/nowhere cannot be read: No such file"),
+        ('[worker]\nstate = { path = "ledger" }', "worker.state", "must be a text, { env"),
         (AUTH + 'scopes = "a b"', "auth.hospital.scopes", "must be a list; got text"),
         (AUTH + 'scopes = ["a", "b c"]', "auth.hospital.scopes[1]", "holds a character that is not allowed there"),
         (AUTH + 'extra = { scope = "a" }', "auth.hospital.extra", "must not hold scope"),
