@@ -15,6 +15,7 @@ from worker.config import Settings
 from worker.crew import Crew
 from worker.errors import ConfigError, Paused, Problem
 from worker.files import private_folder
+from worker.fleet import Fleet
 from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.outputs.outbox import Outbox
@@ -90,6 +91,9 @@ class App:
         self.ledger, self.backends = connections.ledger, connections.backends
         self._credentials = connections.credentials
         owner.sweep(self.ledger.owners())
+        fleet = Fleet(self.ledger.pauses, self.backends, owner.name)
+        fleet.start()
+        self._closing.callback(fleet.close)
         pool = self._closing.enter_context(Pool(worker.threads))
         runner = Runner(
             self.jobs,

@@ -213,6 +213,20 @@ class TokenEntry:
     retry_in: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A worker leaves a backend alone for so many seconds from now on; none: not any more.
+
+    ``is_down``: as it got no answers; else because the backend asked for it, which is for every worker to keep.
+    """
+
+    backend: str
+    seconds: float
+    is_down: bool
+    reason: str
+    owner: str = ""
+
+
 @dataclass(slots=True)
 class Delivery:
     """One file, one message or one tick on its way through; it carries its own ``settle``.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from worker.records import Delivery, Meter, Outcome, RowKey
+from worker.records import Delivery, Meter, Outcome, Pause, RowKey
 
 
 class Trigger(Protocol):
@@ -27,11 +27,25 @@ class Session(Protocol):
         """What the job sees as ``ctx.rest[name]`` or ``ctx.fhir[name]`` while it works on one row."""
 
 
+class Patience(Protocol):
+    """What one process knows of how a backend wants to be called."""
+
+    def news(self) -> Pause | None:
+        """The pause that has begun or ended since the last time this was asked."""
+
+    def hold(self, seconds: float) -> None:
+        """Leave the backend alone for so long, as it has asked another worker to."""
+
+
 class Backend(Protocol):
     """A named connection to a REST or FHIR system; knows its authorization."""
 
     name: str
     kind: str  # "rest" or "fhir": under which of the two a job finds it
+
+    @property
+    def limits(self) -> Patience:
+        """How this process calls it."""
 
     def open(self, meter: Meter, stop: threading.Event) -> Session:
         """A session for one delivery; when ``stop`` is set, its waits end with ``Stopping``."""

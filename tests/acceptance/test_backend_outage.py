@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -27,6 +28,37 @@ def wait_for(condition):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
     return found
+
+
+def status(longshore, project):
+    return json.loads(longshore("status", "--json", cwd=project).stdout)
+
+
+def test_a_pause_that_one_worker_is_asked_for_is_kept_by_the_others(longshore, project, samples, sandbox):
+    header, *clients = (samples / "clients.csv").read_text().splitlines(keepends=True)
+    sandbox.fail("billing", times=1, status=503, headers={"Retry-After": "6"}, route="plans")
+    environ = os.environ | {"LONGSHORE_WORKER__DELIVERIES": "1", "LONGSHORE_WORKER__SETTLE_SECONDS": "0"}
+    (project / "inbox").mkdir()
+
+    def drop(number):
+        (project / "inbox" / f"clients-{number}.csv").write_text(header + clients[number])
+
+    with ExitStack() as stack:
+        for _ in range(2):
+            process = subprocess.Popen([sys.executable, "-m", "worker", "run"], cwd=project, env=environ)
+            stack.callback(process.wait, SECONDS)
+            stack.callback(process.terminate)
+        drop(0)
+        (pause,) = wait_for(lambda: status(longshore, project)["backends"])
+        assert (pause["backend"], pause["state"]) == ("billing", "paused")
+        for number in range(1, 5):
+            drop(number)
+        wait_for(lambda: status(longshore, project)["counts"]["running"] == 2)
+        asked = sandbox.counts()["billing"]["plans"]
+        if status(longshore, project)["backends"]:  # not over on a machine this slow
+            assert asked == 1
+        wait_for(lambda: status(longshore, project)["counts"]["done"] == 5)
+    assert sandbox.counts()["billing"]["plans"] == 6
 
 
 def test_a_backend_that_is_down_makes_its_delivery_wait_and_go_on_where_it_was(longshore, project, samples, sandbox):

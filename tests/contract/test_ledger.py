@@ -14,7 +14,7 @@ import pytest
 
 from worker.errors import ConfigError, DeliveryError, LostLease, Paused, Unavailable
 from worker.ledger import Ledger, engine
-from worker.records import Delivery, Input
+from worker.records import Delivery, Input, Pause
 
 TRIGGERS = ("inbox", "process")
 
@@ -654,3 +654,34 @@ def test_a_heartbeat_renews_the_lease_of_what_is_not_yet_a_delivery(ledger, othe
         clock.now += 20
         assert take(other) == []
     assert ledger.get(entry.id).job == ""
+
+
+# pauses
+
+
+def test_a_pause_is_seen_by_all_workers_until_it_is_over(ledger, other, clock):
+    ledger.pauses.tell(Pause("billing", 60, False, "asked for a pause"))
+    other.pauses.tell(Pause("billing", 5, True, "answered 503"))
+    assert other.pauses.current() == ledger.pauses.current()
+    clock.now += 4
+    assert ledger.pauses.current() == [
+        Pause("billing", 1, True, "answered 503", "other"),
+        Pause("billing", 56, False, "asked for a pause", "one"),
+    ]
+    clock.now += 1
+    assert [pause.owner for pause in ledger.pauses.current()] == ["one"]
+
+
+def test_a_worker_has_one_pause_a_backend_and_ends_it(ledger, other):
+    other.pauses.tell(Pause("billing", 9, True, "answered 503"))
+    for seconds in (5, 10, 20):
+        ledger.pauses.tell(Pause("billing", seconds, True, "answered 503"))
+    assert [pause.seconds for pause in ledger.pauses.current()] == [9, 20]
+    ledger.pauses.tell(Pause("billing", 0, False, ""))
+    assert [pause.owner for pause in ledger.pauses.current()] == ["other"]
+
+
+def test_a_pause_from_before_the_clock_was_put_back_does_not_count(ledger, clock):
+    ledger.pauses.tell(Pause("billing", 60, False, "asked for a pause"))
+    clock.now -= 86_400
+    assert ledger.pauses.current() == []

@@ -50,34 +50,34 @@ def test_one_answer_in_between_keeps_the_circuit_closed(circuit):
     for _ in range(5):
         circuit.fail(FAILURES - 1)
         circuit.call()
-    assert not circuit.breaker.is_open
+    assert circuit.breaker.open_until is None
 
 
 def test_a_fault_shorter_than_two_seconds_is_left_to_the_retries(circuit):
     circuit.fail(5 * FAILURES, pause=0.03)
-    assert not circuit.breaker.is_open
+    assert circuit.breaker.open_until is None
     circuit.time.now += 1
     circuit.call(DOWN)
-    assert circuit.breaker.is_open
+    assert circuit.breaker.open_until
 
 
 @pytest.mark.parametrize("status", [408, 425, 429])
 def test_a_backend_that_says_it_is_busy_is_up(circuit, status):
     circuit.fail(5 * FAILURES, Unavailable("billing", "busy", status))
-    assert not circuit.breaker.is_open
+    assert circuit.breaker.open_until is None
 
 
 @pytest.mark.parametrize("status", [None, 500, 502, 504])
 def test_no_answer_and_server_errors_say_that_it_is_down(circuit, status):
     circuit.fail(error=Unavailable("billing", "down", status))
-    assert circuit.breaker.is_open
+    assert circuit.breaker.open_until
 
 
 def test_a_probe_that_is_answered_closes_the_circuit(circuit):
     circuit.fail()
     circuit.time.now += 5
     circuit.call()
-    assert not circuit.breaker.is_open
+    assert circuit.breaker.open_until is None
     circuit.call()
 
 

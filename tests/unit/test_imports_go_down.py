@@ -22,7 +22,7 @@ LAYERS = [
     "context fakes",
     "execution",
     "runner testing",
-    "crew",
+    "crew fleet",
     "app",
     "commands",
     "cli",

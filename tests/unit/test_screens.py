@@ -47,3 +47,9 @@ def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
     line = {"source": "a.csv", "job": "j", "state": "done", "rows_done": 1, "attempts": 1, "delivery": "1", "error": ""}
     screens.status([line], {"waiting": 0, "running": 0, "done": deliveries, "failed": 0})
     assert capsys.readouterr().out.endswith(f"{deliveries} done, 0 failed{said}\n")
+
+
+def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys):
+    pause = {"backend": "billing", "state": "down", "seconds": 22.6, "reason": "answered 503", "worker": "host.7"}
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [pause])
+    assert "backend billing is down, left alone for 23 s more by host.7: answered 503" in capsys.readouterr().out

@@ -47,9 +47,14 @@ class Breaker:
         self._is_probing = False
 
     @property
-    def is_open(self) -> bool:
-        """Whether calls are held back: the next one is a probe, or is refused."""
-        return self._open_until is not None
+    def open_until(self) -> float | None:
+        """When the next call is let through, as a probe; None while the circuit is closed."""
+        return self._open_until
+
+    @property
+    def reason(self) -> str:
+        """Why it is, or was, open."""
+        return self._reason
 
     def enter(self, stop: threading.Event) -> bool:
         """Whether the call that begins is the probe.

@@ -219,6 +219,7 @@ class FhirBackend:
 
     def __init__(self, http: Http, version: str) -> None:
         self.name = http.name
+        self.limits = http.limits
         self._http = http
         self._version = version
 

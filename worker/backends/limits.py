@@ -9,12 +9,14 @@ from typing import Literal
 
 from worker.backends.breaker import Breaker
 from worker.errors import BackendError, LeftAlone, Stopping, Unavailable
+from worker.records import Pause
 
 LONGEST_WAIT = 300.0
 """Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
 
 _LONGEST_HOLD = 3600.0
 _LOOK_FOR_STOP = 0.2
+_CLOCKS_DIFFER = 1.0
 _FIRST_WINDOW = 8
 _CONGESTED = frozenset({None, 408, 429, 503, 504})
 
@@ -54,6 +56,7 @@ class Limits:
         self._next_start = 0.0
         self._held_until = 0.0
         self._shrunk_at = float("-inf")
+        self._told: tuple[float, float | None] = (0.0, None)
 
     @property
     def window(self) -> int:
@@ -92,6 +95,25 @@ class Limits:
         """Wait, if there is anything to wait for; raises ``Stopping`` when ``stop`` is set."""
         if seconds > 0 and self._sleep(stop, seconds):
             raise self._stopping()
+
+    def news(self) -> Pause | None:
+        """What other workers should know by now; a pause that was told is not told again."""
+        known = self._held_until, self._breaker.open_until
+        if known == self._told:
+            return None
+        self._told = known
+        held, open_until = known
+        seconds = max(0.0, (held if open_until is None else open_until) - self._clock())
+        reason = "asked for a pause" if open_until is None else self._breaker.reason
+        return Pause(self._backend, seconds, open_until is not None, reason)
+
+    def hold(self, seconds: float) -> None:
+        """Keep a pause that the backend has asked another worker for."""
+        with self._changed:
+            until = self._clock() + seconds
+            if until > self._held_until + _CLOCKS_DIFFER:
+                self._held_until = until
+                self._told = until, self._told[1]
 
     def _stopping(self) -> Stopping:
         return Stopping(f"{self._backend}: the worker is stopping")

@@ -73,6 +73,7 @@ class RestBackend:
 
     def __init__(self, http: Http) -> None:
         self.name = http.name
+        self.limits = http.limits
         self._http = http
 
     def open(self, meter: Meter, stop: threading.Event) -> RestSession:

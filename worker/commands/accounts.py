@@ -11,7 +11,7 @@ from worker import exact_json
 from worker.declare import Job
 from worker.ledger import Ledger
 from worker.outputs.outbox import stamp
-from worker.records import Attempt, Entry
+from worker.records import Attempt, Entry, Pause
 
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
@@ -30,6 +30,17 @@ def line(entry: Entry) -> dict[str, Any]:
         "rows_done": entry.rows_done,
         "attempts": entry.attempts,
         "error": entry.detail or entry.error,
+    }
+
+
+def pause(pause: Pause) -> dict[str, Any]:
+    """A backend that a worker leaves alone: ``state`` is down (its circuit is open) or paused (it asked for that)."""
+    return {
+        "backend": pause.backend,
+        "state": "down" if pause.is_down else "paused",
+        "seconds": round(pause.seconds, 1),
+        "reason": pause.reason,
+        "worker": pause.owner,
     }
 
 

@@ -100,8 +100,10 @@ def _story(each: Mapping[str, Any], outbox: str) -> str:
     return "\n".join([f"{each['source']} went through {each['job']}:", *names])
 
 
-def status(lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-    """The deliveries, the reasons of those that failed or wait, and how many there are."""
+def status(
+    lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int], pauses: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """The deliveries, the reasons of those that failed or wait, how many there are, and the backends left alone."""
     columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
     for each in lines:
@@ -109,6 +111,9 @@ def status(lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> Non
             say(f"{each['delivery']} {each['source']} {_IS[each['state']]}:\n  {each['error']}")
     shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
+    for each in pauses:
+        how_long = f"left alone for {each['seconds']:,.0f} s more by {each['worker']}"
+        say(f"backend {each['backend']} is {each['state']}, {how_long}: {each['reason']}")
     if counts["failed"]:
         say("`longshore retry ID` runs a failed one again")
 

@@ -13,6 +13,7 @@ from worker.errors import LostLease, sentence
 from worker.ledger.changes import Changes, of
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
+from worker.ledger.pauses import Pauses
 from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
 from worker.ledger.tokens import Tokens
@@ -20,7 +21,7 @@ from worker.records import Attempt, Delivery, Entry
 
 
 class Ledger:
-    """The deliveries; ``tokens`` and ``state`` beside them. ``owner`` signs what this worker takes.
+    """The deliveries; ``tokens``, ``state`` and ``pauses`` beside them. ``owner`` signs what this worker takes.
 
     Raises ``ConfigError`` if the database cannot be opened or is newer than this program. What changes a delivery
     raises ``LostLease`` where its version is not the one that this worker took.
@@ -37,6 +38,7 @@ class Ledger:
         self._in_hand: set[str] = set()
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
+        self.pauses = Pauses(self._database, owner)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -59,6 +59,15 @@ token_table = sa.Table(
     sa.Column("failure", Text, nullable=False, default=""),
     sa.Column("retry_at", sa.Double, nullable=False, default=0.0),
 )
+pause_table = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("backend", Text, primary_key=True),
+    sa.Column("owner", Text, primary_key=True),
+    sa.Column("until", sa.Double, nullable=False),
+    sa.Column("is_down", sa.Boolean, nullable=False),
+    sa.Column("reason", Text, nullable=False),
+)
 state_table = sa.Table(
     "job_state",
     metadata,
