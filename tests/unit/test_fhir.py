@@ -5,7 +5,7 @@ import pytest
 from fake_backend import answer, opened_fhir
 from fhir.resources.R4B.practitioner import Practitioner
 
-from worker.errors import Refused, Reject, Unavailable
+from worker.errors import DeliveryError, Refused, Reject, Unauthorized, Unavailable
 
 PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}
 OBSERVATION = (
@@ -16,6 +16,10 @@ OBSERVATION = (
 
 def outcome(severity, code, **issue):
     return {"resourceType": "OperationOutcome", "issue": [{"severity": severity, "code": code, **issue}]}
+
+
+def statement(release):
+    return answer({"resourceType": "CapabilityStatement", "fhirVersion": release})
 
 
 def sent(ehr, number=0):
@@ -50,10 +54,27 @@ def test_a_read_by_model_returns_a_validated_model():
 
 
 def test_a_read_by_model_refuses_an_invalid_resource_without_its_values():
-    ehr = opened_fhir([answer({**PRACTITIONER, "birthDate": "secret"})])
+    ehr = opened_fhir([answer({**PRACTITIONER, "birthDate": "secret"}), statement("4.0.1")])
     with pytest.raises(Refused, match="birthDate") as caught:
         ehr.at().read(Practitioner, "1")
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_not_valid_because_the_server_speaks_another_version_is_no_rows_fault():
+    ehr = opened_fhir([answer({**PRACTITIONER, "birthDate": "?"}), statement("5.0.0"), answer(status=400)])
+    with pytest.raises(DeliveryError, match=r'ehr: speaks FHIR 5.0.0, not R4: set "version"'):
+        ehr.at().read(Practitioner, "1")
+    with pytest.raises(DeliveryError, match=r"speaks FHIR 5.0.0"):
+        ehr.at().create(PRACTITIONER)
+    assert ehr.calls == 3
+
+
+def test_a_server_may_keep_its_statement_to_itself():
+    ehr = opened_fhir([answer(status=422), answer(status=403), answer(status=422)])
+    for _ in range(2):
+        with pytest.raises(Refused, match="answered 422"):
+            ehr.at().create(PRACTITIONER)
+    assert ehr.calls == 3
 
 
 @pytest.mark.parametrize("id_", ["", " ", "a/b", "a b", "../x", "..", "x" * 65, "1?_x=1", None])
@@ -128,6 +149,42 @@ def test_several_matches_of_a_conditional_create_and_a_version_conflict_are_told
     assert ehr.transport.requests[1].headers["If-Match"] == 'W/"3"'
 
 
+def test_an_update_of_a_version_that_created_a_resource_instead_is_told():
+    with pytest.raises(Refused, match="version conflict: nothing was there to be replaced"):
+        opened_fhir([answer(PRACTITIONER, 201)]).at().update(PRACTITIONER, if_match="3")
+    assert opened_fhir([answer(PRACTITIONER, 201)]).at().update(PRACTITIONER) == PRACTITIONER
+
+
+IDENTIFIED = {**PRACTITIONER, "identifier": [{"system": "http://sys", "value": "a|b"}, {"value": "without a system"}]}
+
+
+def test_a_create_whose_answer_did_not_come_looks_for_its_identifiers_the_second_time():
+    ehr = opened_fhir([answer(status=504), answer(status=504), answer(IDENTIFIED)])
+    assert ehr.at().create(IDENTIFIED) == IDENTIFIED
+    headers = [request.headers for request in ehr.transport.requests]
+    condition = "identifier=http%3A%2F%2Fsys%7Ca%5C%7Cb"
+    assert [each.get("If-None-Exist") for each in headers] == [None, condition, condition]
+    assert len({each["Idempotency-Key"] for each in headers}) == 1
+
+
+@pytest.mark.parametrize("identifier", [[{"value": "x"}], [], [{"system": "http://sys"}]])
+def test_a_create_without_a_whole_identifier_is_sent_again_as_it_was(identifier):
+    ehr = opened_fhir([answer(status=504), answer(PRACTITIONER, 201)])
+    ehr.at().create({**PRACTITIONER, "identifier": identifier} if identifier else PRACTITIONER)
+    assert "If-None-Exist" not in ehr.transport.requests[1].headers
+
+
+def test_the_creates_of_a_transaction_that_is_sent_again_are_conditional():
+    entries = [creation("Practitioner", 1), creation("Practitioner", 2, ifNoneExist="identifier=own")]
+    entries[0]["resource"] = entries[1]["resource"] = IDENTIFIED
+    entries.append({"request": {"method": "DELETE", "url": "Patient/1"}})
+    ehr = opened_fhir([answer(status=504), bundle(entry("201"), entry("200"), entry("204"))])
+    ehr.at().transaction(entries)
+    first, second = ([e["request"].get("ifNoneExist") for e in sent(ehr, n)["entry"]] for n in (0, 1))
+    assert first == [None, "identifier=own", None]
+    assert second == ["identifier=http%3A%2F%2Fsys%7Ca%5C%7Cb", "identifier=own", None]
+
+
 def test_an_update_needs_an_id():
     with pytest.raises(Reject, match="id is blank"):
         opened_fhir([]).at().update({"resourceType": "Practitioner"})
@@ -186,6 +243,21 @@ def test_a_batch_has_an_outcome_for_each_entry():
     assert sent(ehr)["type"] == "batch"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("503 Service Unavailable", Unavailable), ("429", Unavailable), ("403 Forbidden", Unauthorized)],
+)
+def test_an_entry_that_met_an_outage_or_is_not_for_us_is_not_taken_for_a_refusal(status, kind):
+    (done,) = opened_fhir([bundle(entry(status))]).at().batch([creation("Patient", 1)])
+    assert type(done.error) is kind
+
+
+def test_a_condition_of_a_transaction_that_does_not_hold_is_told():
+    ehr = opened_fhir([answer(outcome("error", "conflict", diagnostics="matched 2"), 412)])
+    with pytest.raises(Refused, match="the condition of an entry does not hold: ehr: answered 412 matched 2"):
+        ehr.at().transaction([creation("Patient", 1, ifNoneExist="identifier=x")])
+
+
 def test_equal_conditional_creates_of_a_transaction_are_merged_and_references_follow():
     same = {"ifNoneExist": "identifier=x"}
     patient = creation("Patient", 3)
@@ -211,7 +283,6 @@ def test_a_batch_entry_that_is_not_valid_is_rejected_before_anything_is_sent():
 
 
 def test_check_compares_the_servers_version_with_the_configured_one():
-    statement = answer({"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1"})
-    assert opened_fhir([statement]).backend.check() == "FHIR 4.0.1 at https://backend.example:443"
+    assert opened_fhir([statement("4.0.1")]).backend.check() == "FHIR 4.0.1 at https://backend.example:443"
     with pytest.raises(Refused, match=r"speaks FHIR 4.0.1, not R5"):
-        opened_fhir([statement], version="R5").backend.check()
+        opened_fhir([statement("4.0.1")], version="R5").backend.check()

@@ -127,6 +127,16 @@ def test_entries_are_split_into_matches_included_ones_and_warnings(capture_log):
     assert [event["codes"] for event in capture_log] == ["not-supported"]
 
 
+def test_included_resources_are_found_by_their_reference_over_all_pages():
+    ehr = opened_fhir(
+        [bundle(match("1"), match("2", "include"), next_="Patient?page=2"), bundle(match("3"), match("4", "include"))]
+    )
+    found = active(ehr).gather()
+    assert [patient["id"] for patient in found.matches] == ["1", "3"]
+    assert found.included["Patient/4"]["id"] == "4"
+    assert len(found.included) == 2
+
+
 def test_get_returns_the_only_match():
     assert active(opened_fhir([bundle(match("1"))])).get()["id"] == "1"
 

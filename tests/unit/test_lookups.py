@@ -1,22 +1,32 @@
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_backend import answer, opened_fhir, query
+from fake_backend import BASE, answer, opened_fhir, query
 
 from worker.backends.answers import TooCostly
 from worker.backends.lookups import MOST_IDS, Lookups
-from worker.errors import Refused, Unavailable
+from worker.errors import Refused, Unauthorized, Unavailable
+from worker.records import RowKey
 
 
 class Server:
-    """Answers reads, and searches by _id in pages of ``page``; the known ids are all but those in ``missing``."""
+    """Answers reads, and searches by _id in pages of ``page``; the known ids are all but those in ``missing``.
 
-    def __init__(self, missing=(), page=1000, most=1000, searches=True):
+    ``searches``: True, False (it ignores ``_id``) or the status that a search is answered with; likewise ``batches``.
+    """
+
+    def __init__(self, missing=(), page=1000, most=1000, searches=True, batches=404):
         self.missing, self.page, self.most, self.searches = set(missing), page, most, searches
-        self.asked = []
+        self.batches = batches
+        self.asked, self.ways = [], []
 
     def __call__(self, request):
+        is_batch = request.method == "POST" and request.url == BASE
+        self.ways.append("batch" if is_batch else "search" if "_id=" in request.url else "read")
+        if is_batch:
+            return self.batch([entry["request"]["url"] for entry in json.loads(request.body)["entry"]])
         parameters = dict(query(request))
         if "_id" not in parameters:
             id_ = request.url.rpartition("/")[2]
@@ -26,6 +36,8 @@ class Server:
         self.asked.append(ids)
         if len(ids) > self.most:
             return answer(status=413)
+        if self.searches not in (True, False):
+            return answer(status=self.searches)
         found = ids if self.searches else ["other"]
         start = int(parameters.get("start", 0))
         links = [{"relation": "self", "url": f"Practitioner?_id={','.join(ids)}"}]
@@ -34,8 +46,26 @@ class Server:
         entries = [{"resource": self.resource(id_)} for id_ in found if id_ not in self.missing]
         return answer({"resourceType": "Bundle", "link": links, "entry": entries[start : start + self.page]})
 
+    def batch(self, urls):
+        self.asked.append([url.rpartition("/")[2] for url in urls])
+        if self.batches is not True:
+            return answer(status=self.batches)
+        if len(urls) > self.most:
+            return answer(status=413)
+        entries = [
+            {"response": {"status": "404"}}
+            if id_ in self.missing
+            else {"response": {"status": "200"}, "resource": self.resource(id_)}
+            for id_ in self.asked[-1]
+        ]
+        return answer({"resourceType": "Bundle", "type": "batch-response", "entry": entries})
+
     def resource(self, id_):
         return {"resourceType": "Practitioner", "id": id_}
+
+
+def another_delivery(ehr):
+    return ehr.backend.open(ehr.meter, ehr.stop).at(RowKey("e" * 64, 2))
 
 
 def ids(count):
@@ -64,7 +94,7 @@ def test_an_answer_in_pages_is_read_to_its_end():
 
 def test_missing_ids_are_counted_and_may_be_left_out():
     ehr = opened_fhir(Server(missing={"p1", "p2"}))
-    with pytest.raises(Refused, match="2 of 4 Practitioner are missing"):
+    with pytest.raises(Refused, match="2 of 4 Practitioner are missing: number 2, 3 of those"):
         ehr.at().read_many("Practitioner", ids(4))
     assert list(ehr.at().read_many("Practitioner", ids(4), missing_ok=True)) == ["p0", "p3"]
     assert ehr.calls == 1
@@ -88,12 +118,51 @@ def test_a_batch_that_is_too_big_is_halved():
     assert [len(asked) for asked in server.asked] == [50, 25, 12, 12, 12, 12, 2]
 
 
-def test_a_server_that_ignores_ids_is_asked_one_by_one_from_then_on():
-    server = Server(searches=False)
+def test_what_was_too_big_for_one_delivery_is_not_tried_in_the_next_beyond_twice_of_what_went():
+    server = Server(most=12)
+    ehr = opened_fhir(server)
+    ehr.at().read_many("Practitioner", ids(50))
+    server.asked.clear()
+    another_delivery(ehr).read_many("Practitioner", ids(50))
+    assert [len(asked) for asked in server.asked] == [24, 12, 12, 12, 12, 2]
+
+
+@pytest.mark.parametrize("answered", [False, 400, 403, 405])
+def test_a_server_that_does_not_search_by_id_is_asked_in_batches_by_later_deliveries_too(answered):
+    server = Server(searches=answered, batches=True, missing={"p1"})
+    ehr = opened_fhir(server)
+    assert list(ehr.at().read_many("Practitioner", ids(3), missing_ok=True)) == ["p0", "p2"]
+    another_delivery(ehr).read_many("Practitioner", ["a", "b"])
+    assert server.ways == ["search", "batch", "batch"]
+
+
+def test_a_batch_of_reads_that_is_too_big_is_halved_too():
+    server = Server(searches=False, batches=True, most=30)
+    assert len(opened_fhir(server).at().read_many("Practitioner", ids(25))) == 25
+    assert len(opened_fhir(server).at().read_many("Practitioner", ids(40))) == 40
+
+
+@pytest.mark.parametrize("batches", [404, 403])
+def test_where_neither_searches_nor_batches_work_each_is_asked_for(batches):
+    server = Server(searches=False, batches=batches)
     ehr = opened_fhir(server)
     assert list(ehr.at().read_many("Practitioner", ids(3))) == ids(3)
     ehr.at().read_many("Practitioner", ["a", "b"])
-    assert [len(asked) for asked in server.asked] == [3, 1, 1, 1, 1, 1]
+    assert server.ways == ["search", "batch", "read", "read", "read", "read", "read"]
+
+
+def test_a_server_that_does_not_let_us_read_is_no_reason_to_ask_for_each():
+    server = Server(searches=401, batches=True)
+    with pytest.raises(Unauthorized):
+        opened_fhir(server).at().read_many("Practitioner", ids(3))
+    assert server.ways == ["search"]
+
+
+def test_reads_and_searches_ask_for_an_answer_that_no_cache_gives():
+    ehr = opened_fhir(Server())
+    ehr.at().read("Practitioner", "p1")
+    ehr.at().read_many("Practitioner", ids(3))
+    assert {request.headers["Cache-Control"] for request in ehr.transport.requests} == {"no-cache"}
 
 
 def test_a_resource_is_asked_for_once_and_afresh_where_wanted():

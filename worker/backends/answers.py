@@ -35,7 +35,7 @@ def check(backend: str, response: requests.Response) -> None:
     if 200 <= status < 300:
         return
     wait = retry_after(response.headers)
-    if status in _OVERLOADED or (status >= 500 and status not in _NOT_FOR_US):
+    if _is_outage(status):
         raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
     issues = outcome_issues(_json_or_none(response))
     if status in _TOO_MUCH or "too-costly" in codes(issues):
@@ -75,8 +75,11 @@ def whole(_backend: str, response: requests.Response) -> requests.Response:
 def outcome_error(backend: str, issues: list[dict[str, Any]], status: int) -> BackendError:
     """The error that an OperationOutcome's issues stand for."""
     text = f"answered {status} {_tidy(_issue_texts(issues))}".rstrip()
-    if codes(issues) & _TRANSIENT_ISSUES:
-        return Unavailable(backend, f"answered {status} {' '.join(_names(codes(issues)))}".rstrip(), status)
+    names = f"answered {status} {' '.join(_names(codes(issues)))}".rstrip()
+    if codes(issues) & _TRANSIENT_ISSUES or _is_outage(status):
+        return Unavailable(backend, names, status)
+    if status in (401, 403):
+        return Unauthorized(backend, names, status)
     return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status)
 
 
@@ -90,6 +93,10 @@ def outcome_issues(parsed: Any) -> list[dict[str, Any]]:
 def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
     """The issues' codes."""
     return {str(issue.get("code")) for issue in issues}
+
+
+def _is_outage(status: int) -> bool:
+    return status in _OVERLOADED or (status >= 500 and status not in _NOT_FOR_US)
 
 
 def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:

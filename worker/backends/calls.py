@@ -16,7 +16,8 @@ class Call:
     """One request to a backend: ``path`` is below the backend's URL, or a whole URL of its origin.
 
     Every call may be sent again after a failure: reads, PUT and DELETE by their nature (RFC 9110 section 9.2.2), and
-    every other write because it carries an ``Idempotency-Key``.
+    every other write because it carries an ``Idempotency-Key``. ``again`` makes what is sent from the second time on,
+    where that has to differ: the first time may have been done.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Call:
     params: Any = field(default=None, repr=False)
     body: bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    again: Callable[[], Call] | None = field(default=None, repr=False)
 
 
 class Caller(Protocol):

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 from urllib.parse import urlencode
 
+import requests
 from pydantic import BaseModel
 
 from worker import exact_json
-from worker.backends import bundles, models
+from worker.backends import bundles, models, repeats
 from worker.backends.answers import resource
 from worker.backends.bundles import Entry, EntryOutcome
+from worker.backends.by_id import ById, Learnt
 from worker.backends.calls import Call, Caller
 from worker.backends.http import Http, HttpCaller
-from worker.backends.lookups import Found, Lookups
-from worker.backends.pages import Resource, SearchSet, pages
+from worker.backends.lookups import Lookups
+from worker.backends.pages import Resource, SearchSet
 from worker.backends.search import parameters
-from worker.errors import Refused, Reject
+from worker.backends.statement import Statement
+from worker.errors import DeliveryError, Refused, Reject
 from worker.records import Meter, RowKey
 
 Model = TypeVar("Model", bound=BaseModel)
+Reader = Callable[[str, requests.Response], Any]
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
 _FHIR_JSON = "application/fhir+json"
 _JSON_PATCH = "application/json-patch+json"
-_RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
 
 
 class Fhir:
@@ -68,9 +72,10 @@ class Fhir:
     def read_many(self, type_: type[Model], ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Model]: ...
 
     def read_many(self, type_: Any, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Any]:
-        """The resources with these ids, by id, in few requests; equal ids are asked for once.
+        """The resources with these ids, by id, in the order asked and in few requests; equal ids are asked for once.
 
-        Raises ``Refused`` if any is missing; with ``missing_ok`` the others are returned.
+        Raises ``Refused`` if any is missing, and says which by their places; with ``missing_ok`` the others are
+        returned.
         """
         name = _type_name(type_)
         answers = self._session.lookups.read(name, [_checked_id(name, id_) for id_ in ids])
@@ -79,7 +84,9 @@ class Fhir:
         if len(errors) > len(missing):
             raise next(error for error in errors if error not in missing)
         if missing and not missing_ok:
-            raise Refused(self._session.backend, f"{len(missing)} of {len(answers)} {name} are missing", 404)
+            places = ", ".join(str(place) for place, answer in enumerate(answers.values(), 1) if answer in missing)
+            what = f"{len(missing)} of {len(answers)} {name} are missing: number {places} of those asked for"
+            raise Refused(self._session.backend, what, 404)
         found = {id_: answer for id_, answer in answers.items() if not isinstance(answer, Exception)}
         return {id_: self._as_asked(type_, answer) for id_, answer in found.items()}
 
@@ -91,19 +98,26 @@ class Fhir:
         """Create a resource and return it as the server keeps it.
 
         ``if_none_exist`` holds the search criteria that find it if it is there already: only then is it created once
-        for certain, since FHIR servers do not have to know the ``Idempotency-Key`` that is always sent.
+        for certain, since FHIR servers do not have to know the ``Idempotency-Key`` that is always sent. Without it, a
+        create that is sent again because its answer did not come looks for the resource's own identifiers.
         """
         sent = self._valid(resource_)
-        headers = {"Idempotency-Key": self._key.next()}
-        if if_none_exist:
-            headers["If-None-Exist"] = urlencode(parameters(dict(if_none_exist)))
-        return self._write("POST", sent["resourceType"], sent, headers, "several resources match if_none_exist")
+        given = urlencode(parameters(dict(if_none_exist or {})))
+        call = self._call("POST", sent["resourceType"], sent, {"Idempotency-Key": self._key.next()})
+        if found := given or repeats.criteria(sent):
+            conditional = replace(call, headers={**call.headers, "If-None-Exist": found})
+            call = conditional if given else replace(call, again=lambda: conditional)
+        return self._write(call, resource, "several resources match if_none_exist")
 
     def update(self, resource_: Any, *, if_match: str | None = None) -> Any:
-        """Put a resource in the place of the one with its id; ``if_match`` is the version that may be replaced."""
+        """Put a resource in the place of the one with its id; ``if_match`` is the version that may be replaced.
+
+        Raises ``Refused`` where another version is there, or none.
+        """
         sent = self._valid(resource_)
         type_, id_ = sent["resourceType"], str(sent.get("id", ""))
-        return self._write("PUT", f"{type_}/{_checked_id(type_, id_)}", sent, _if_match(if_match))
+        call = self._call("PUT", f"{type_}/{_checked_id(type_, id_)}", sent, _if_match(if_match))
+        return self._write(call, _replaced if if_match else resource)
 
     def patch(
         self, type_: Any, id: str, operations: Sequence[Mapping[str, Any]], *, if_match: str | None = None
@@ -111,13 +125,13 @@ class Fhir:
         """Change parts of a resource by JSON Patch (RFC 6902)."""
         name = _type_name(type_)
         headers = {"Idempotency-Key": self._key.next(), "Content-Type": _JSON_PATCH, **_if_match(if_match)}
-        return self._write("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers)
+        return self._write(self._call("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers))
 
     def delete(self, type_: Any, id: str) -> None:
         """Delete a resource; one that is not there is as good as deleted."""
         name = _type_name(type_)
         try:
-            self._write("DELETE", f"{name}/{_checked_id(name, id)}", None, {})
+            self._write(self._call("DELETE", f"{name}/{_checked_id(name, id)}", None, {}))
         except Refused as error:
             if error.status not in (404, 410):
                 raise
@@ -136,7 +150,12 @@ class Fhir:
         plain = [
             {**entry, "resource": self._valid(entry["resource"])} if "resource" in entry else entry for entry in entries
         ]
-        answer = self._write("POST", "", bundles.bundle(type_, plain), {"Idempotency-Key": self._key.next()})
+        call = self._call("POST", "", bundles.bundle(type_, plain), {"Idempotency-Key": self._key.next()})
+
+        def again() -> Call:
+            return replace(call, body=exact_json.dumps(bundles.bundle(type_, repeats.conditional(plain))))
+
+        answer = self._write(replace(call, again=again), resource, "the condition of an entry does not hold")
         return bundles.outcomes(self._session.backend, answer, len(entries))
 
     def _valid(self, resource_: Any) -> Resource:
@@ -146,19 +165,22 @@ class Fhir:
             raise Reject(f"the resource is not valid {self._session.version}: {'; '.join(wrong[:3])}{more}")
         return dict(plain)
 
-    def _write(
-        self, method: str, path: str, body: Any, headers: Mapping[str, str], conflict: str = "version conflict"
-    ) -> Any:
-        sent = None if body is None else exact_json.dumps(body)
+    def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Call:
         kind = {"Accept": _FHIR_JSON, "Content-Type": _FHIR_JSON, "Prefer": "return=representation"}
+        sent = None if body is None else exact_json.dumps(body)
+        return Call(method, path, body=sent, headers={**kind, **headers})
+
+    def _write(self, call: Call, read: Reader = resource, conflict: str = "version conflict") -> Any:
         try:
-            return self._session.caller(Call(method, path, body=sent, headers={**kind, **headers}), resource)
+            return self._session.caller(call, read)
         except Refused as error:
-            if error.status == 412 or (error.status == 409 and "If-Match" in headers):
+            if error.status == 412 or (error.status == 409 and "If-Match" in call.headers):
                 raise Refused(self._session.backend, f"{conflict}: {error}", error.status) from error
+            if error.status in (400, 422):
+                self._session.refuse_another_version()
             raise
         finally:
-            self._session.wrote(path)
+            self._session.wrote(call.path)
 
     def _as_asked(self, type_: Any, found: Resource) -> Any:
         if isinstance(type_, str):
@@ -166,17 +188,19 @@ class Fhir:
         try:
             return models.parse(type_, found)
         except ValueError as error:
+            self._session.refuse_another_version()
             raise Refused(self._session.backend, f"gave a {_type_name(type_)} that is not valid: {error}") from error
 
 
 class FhirSession:
     """A FHIR backend opened for one delivery: the lookups of all its rows are shared."""
 
-    def __init__(self, caller: Caller, version: str) -> None:
+    def __init__(self, caller: Caller, learnt: Learnt, statement: Statement) -> None:
         self.caller = caller
         self.backend = caller.backend
-        self.version = version
-        self.lookups = Lookups(self._fetch)
+        self.version = statement.version
+        self.lookups = Lookups(ById(caller, learnt), most=learnt.size)
+        self._statement = statement
 
     def at(self, key: RowKey) -> Fhir:
         """What the job sees while it works on one row."""
@@ -190,26 +214,13 @@ class FhirSession:
         elif not type_:
             self.lookups.forget_all()
 
-    def _fetch(self, type_: str, ids: Sequence[str]) -> Found:
-        if len(ids) == 1:
-            call = Call("GET", f"{type_}/{ids[0]}", headers={"Accept": _FHIR_JSON})
-            return {ids[0]: self._expected(type_, ids[0], self.caller(call, resource))}
-        query = parameters({"_id": set(ids), "_count": len(ids)})
-        found: dict[str, Any] = {}
-        for page in pages(self.caller, type_, query):
-            found |= {str(match.get("id")): match for match in page.matches}
-            if found.keys() - set(ids):
-                raise Refused(self.backend, f"does not search {type_} by _id")
-            if len(found) == len(ids):
-                break
-        for id_ in ids:
-            found.setdefault(id_, Refused(self.backend, f"has no {type_} with this id", 404))
-        return found
+    def refuse_another_version(self) -> None:
+        """Where something is not valid: see whether the server speaks the configured version.
 
-    def _expected(self, type_: str, id_: str, found: Any) -> Resource:
-        if not isinstance(found, dict) or (found.get("resourceType"), found.get("id")) != (type_, id_):
-            raise Refused(self.backend, f"answered the read of a {type_} with something else")
-        return found
+        Raises ``DeliveryError`` if it does not, as no row can do anything about that.
+        """
+        if wrong := self._statement.contradiction(self.caller):
+            raise DeliveryError(f"{self.backend}: {wrong}")
 
 
 class FhirBackend:
@@ -221,19 +232,19 @@ class FhirBackend:
         self.name = http.name
         self.limits = http.limits
         self._http = http
-        self._version = version
+        self._learnt = Learnt()
+        self._statement = Statement(version)
 
     def open(self, meter: Meter, stop: threading.Event) -> FhirSession:
         """A session for one delivery."""
-        return FhirSession(HttpCaller(self._http, meter, stop, self._http.retries + 1), self._version)
+        caller = HttpCaller(self._http, meter, stop, self._http.retries + 1)
+        return FhirSession(caller, self._learnt, self._statement)
 
     def check(self) -> str:
         """Ask for the CapabilityStatement; raises ``Refused`` if its FHIR version is not the configured one."""
-        caller = HttpCaller(self._http, Meter(), threading.Event(), attempts=1)
-        statement = caller(Call("GET", "metadata", headers={"Accept": _FHIR_JSON}), resource)
-        release = str(statement.get("fhirVersion")) if isinstance(statement, dict) else "of no version"
-        if not release.startswith(_RELEASES[self._version]):
-            raise Refused(self.name, f'speaks FHIR {release}, not {self._version}: set "version" to what it speaks')
+        release = self._statement.ask(HttpCaller(self._http, Meter(), threading.Event(), attempts=1))
+        if wrong := self._statement.contradicts(release):
+            raise Refused(self.name, wrong)
         return f"FHIR {release} at {self._http.origin}"
 
     def close(self) -> None:
@@ -259,3 +270,10 @@ def _if_match(version: str | None) -> dict[str, str]:
     if version is None:
         return {}
     return {"If-Match": version if version.startswith("W/") else f'W/"{version}"'}
+
+
+def _replaced(backend: str, response: requests.Response) -> Any:
+    """What was put where a version was asked for; HAPI ignores that for an id that it does not have, and creates it."""
+    if response.status_code == 201:
+        raise Refused(backend, "version conflict: nothing was there to be replaced, and the backend created it", 201)
+    return resource(backend, response)

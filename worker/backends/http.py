@@ -193,7 +193,7 @@ class HttpCaller:
                 if attempt.num == 1:
                     raise failure
                 try:
-                    return self._once(call, read)
+                    return self._once(call.again() if call.again else call, read)
                 except LeftAlone as alone:
                     raise repetitions.end(alone) from alone
         raise AssertionError("the last attempt returns or raises")

@@ -36,16 +36,28 @@ class _Slot:
         self.answer: Answer | None = None
 
 
+class _Sizes(dict[str, int]):
+    """How many ids one request may ask for, by type; what is not known yet comes from ``most``."""
+
+    def __init__(self, most: Callable[[str], int]) -> None:
+        self._most = most
+
+    def __missing__(self, type_: str) -> int:
+        return self.setdefault(type_, self._most(type_))
+
+
 class Lookups:
     """Reads by id, shared by all threads that work on one delivery.
 
-    ``fetch(type, ids)`` does the asking. What it leaves out is asked for again, one by one. While a request for a type
-    is in flight others wait and then go together, at once when ``MOST_IDS`` of them wait: so nobody ever sleeps to
-    collect, and a single read goes out at once. A waiting thread does the sending. An answer is remembered as JSON, so
-    that no two rows share one dict.
+    ``fetch(type, ids)`` does the asking, of ``most(type)`` ids at once. What it leaves out is asked for again, one by
+    one. While a request for a type is in flight others wait and then go together, at once when there are ``most`` of
+    them: so nobody ever sleeps to collect, and a single read goes out at once. A waiting thread does the sending. An
+    answer is remembered as JSON, so that no two rows share one dict.
     """
 
-    def __init__(self, fetch: Fetch, *, remembered: int = _REMEMBERED) -> None:
+    def __init__(
+        self, fetch: Fetch, *, most: Callable[[str], int] = lambda _: MOST_IDS, remembered: int = _REMEMBERED
+    ) -> None:
         self._fetch = fetch
         self._most_remembered = remembered
         self._changed = threading.Condition()
@@ -53,7 +65,7 @@ class Lookups:
         self._slots: dict[Key, _Slot] = {}
         self._waiting: defaultdict[str, list[_Slot]] = defaultdict(list)
         self._in_flight: Counter[str] = Counter()
-        self._batch: defaultdict[str, int] = defaultdict(lambda: MOST_IDS)
+        self._batch = _Sizes(most)
 
     def read(self, type_: str, ids: Iterable[str], *, fresh: bool = False) -> Found:
         """Answers by id, in the order asked; ``fresh`` asks for what is remembered too."""

@@ -35,6 +35,14 @@ class Page:
     self_link: str
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All that a search found: the matches, and what was included with them, by reference (``Practitioner/1``)."""
+
+    matches: list[Resource]
+    included: dict[str, Resource]
+
+
 def read_page(backend: str, response: requests.Response) -> Page:
     """The page in an answer; raises ``BackendError`` if there is none."""
     bundle = resource(backend, response)
@@ -107,7 +115,7 @@ class SearchSet:
         return next(self._at_most(1).iterate(), None)
 
     def iterate(self) -> Iterator[Resource]:
-        """Every match, page by page; what was only included stands in ``pages()``."""
+        """Every match, page by page; what was only included stands in ``pages()`` and ``gather()``."""
         for page in self.pages():
             yield from page.matches
 
@@ -116,6 +124,14 @@ class SearchSet:
     def pages(self) -> Iterator[Page]:
         """The pages with everything in them."""
         return pages(self._caller, self._type, self._query)
+
+    def gather(self) -> Whole:
+        """All pages at once: for a search whose answer fits into memory, with ``_include`` or ``_revinclude``."""
+        found = Whole([], {})
+        for page in self.pages():
+            found.matches.extend(page.matches)
+            found.included.update({f"{each.get('resourceType')}/{each.get('id')}": each for each in page.included})
+        return found
 
     def count(self) -> int:
         """How many there are, as the server counts; where it gives no total they are read and counted."""

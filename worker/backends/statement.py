@@ -1,0 +1,46 @@
+"""A FHIR server's CapabilityStatement: which version it speaks (https://hl7.org/fhir/R4/capabilitystatement.html)."""
+
+from __future__ import annotations
+
+import threading
+
+from worker.backends.answers import resource
+from worker.backends.calls import Call, Caller
+from worker.errors import Refused, Unauthorized
+
+_RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
+
+
+class Statement:
+    """The statement of one backend, asked for when it is needed and then kept: it may be large and slow to come."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self._release: str | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, caller: Caller) -> str:
+        """The release of FHIR, such as ``4.0.1``; "" where the server does not say."""
+        statement = caller(Call("GET", "metadata", headers={"Accept": "application/fhir+json"}), resource)
+        release = statement.get("fhirVersion") if isinstance(statement, dict) else None
+        self._release = release if isinstance(release, str) else ""
+        return self._release
+
+    def contradiction(self, caller: Caller) -> str:
+        """What is wrong where the server is known to speak another version than the configured one, else ""."""
+        with self._lock:
+            release = self._release if self._release is not None else self._asked(caller)
+        return self.contradicts(release) if release else ""
+
+    def contradicts(self, release: str) -> str:
+        """What is wrong with this release, "" if nothing."""
+        if release.startswith(_RELEASES[self.version]):
+            return ""
+        return f'speaks FHIR {release or "of no version"}, not {self.version}: set "version" to what it speaks'
+
+    def _asked(self, caller: Caller) -> str:
+        try:
+            return self.ask(caller)
+        except (Refused, Unauthorized):
+            self._release = ""  # a server may keep its statement to itself
+            return ""
