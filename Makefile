@@ -19,6 +19,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/running.py
 	$(BIN)/python benchmarks/tokens.py
 
 soak: $(READY)

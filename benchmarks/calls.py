@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import pycurl
 import requests
-from rows import backend
+from backend import backend
 
 from worker.auth.credentials import FixedCredential
 from worker.backends import open_backend
