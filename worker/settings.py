@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from worker.broker_address import Address
 from worker.http_terms import address, travels_open
 from worker.secret import Place, Secret, SecretDocument, sentence
 
@@ -287,17 +288,42 @@ BackendSettings = RestSettings | FhirSettings
 
 
 class AmqpSettings(_Table):
-    """``[amqp]``: the broker; ``max_body`` is the largest message that is taken, unfolded, in MiB."""
+    """``[amqp]``: the broker; ``max_body`` is the largest message that is taken, unfolded, in MiB. Times are seconds.
+
+    ``other_urls`` are further nodes of the same cluster. A secret is checked again whenever it is read, as it may have
+    been rotated.
+    """
 
     url: Secret = Field(examples=['{ env = "AMQP_URL" }'])
+    other_urls: tuple[Secret, ...] = Field((), max_length=16, examples=['[{ env = "AMQP_URL_2" }]'])
     max_body: Whole = Field(16, ge=1, le=1024)
+    heartbeat: Whole = Field(30, ge=5, le=3600)
+    ca_file: PemFile = Field(None, examples=['"broker-ca.pem"'])
+    client_cert: PemFile = Field(None, examples=['"client-cert.pem"'])
+    client_key: PemFile = Field(None, examples=['"client-key.pem"'])
+
+    @property
+    def urls(self) -> tuple[Secret, ...]:
+        """All nodes, the first one first."""
+        return (self.url, *self.other_urls)
 
     @field_validator("url")
     @classmethod
     def _amqp(cls, url: Secret) -> Secret:
-        if not url.reveal().startswith(("amqp://", "amqps://")):
-            raise ValueError("must be an amqp:// or amqps:// address")
+        Address.read(url.reveal())
         return url
+
+    @field_validator("other_urls")
+    @classmethod
+    def _amqp_too(cls, urls: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        return tuple(map(cls._amqp, urls))
+
+    @field_validator("client_key")
+    @classmethod
+    def _both_or_none(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if bool(key) != bool(info.data.get("client_cert")):
+            raise ValueError("is missing" if key is None else "is of no use without client_cert")
+        return key
 
 
 class JobSettings(_Table):

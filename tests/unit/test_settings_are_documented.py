@@ -75,14 +75,14 @@ def examples(section: str, model: type[BaseModel]) -> list[list[str]]:
     ("section", "table"), [(section, table) for section, model in MODELS for table in examples(section, model)]
 )
 def test_the_documented_examples_are_accepted(section: str, table: list[str], tmp_path: Path) -> None:
-    for file in ("token", "hospital-ca.pem", "private-key.jwk", "client-cert.pem", "client-key.pem"):
+    for file in ("token", "hospital-ca.pem", "broker-ca.pem", "private-key.jwk", "client-cert.pem", "client-key.pem"):
         (tmp_path / file).write_text("made up")
     environ = dict.fromkeys(("HOSPITAL_SECRET", "BILLING_PASSWORD", "BILLING_KEY"), "made up")
     written = [example.replace("/run/secrets/", "") for example in table]
     hospital = ["[auth.hospital]", 'type = "bearer"', 'token = "made up"']
     path = tmp_path / "longshore.toml"
     path.write_text("\n".join([*hospital, f"[{section}]", *written]), encoding="utf-8")
-    config.load(path, environ | {"AMQP_URL": "amqp://broker.example"})
+    config.load(path, environ | {"AMQP_URL": "amqp://broker.example", "AMQP_URL_2": "amqp://other.example"})
 
 
 def test_the_documented_variables_are_accepted(tmp_path: Path) -> None:

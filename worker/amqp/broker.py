@@ -1,0 +1,163 @@
+"""One thread that owns all connections to the broker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from random import random as any_number
+
+from worker import log
+from worker.amqp.consuming import Consumption, Receive
+from worker.amqp.link import Addresses, Link, State
+from worker.amqp.messages import Outgoing
+from worker.amqp.publishing import Done, Publisher
+from worker.amqp.topology import DIRECT_REPLY, Topology
+from worker.amqp.wire import Loop, Options
+from worker.broker_address import Address
+from worker.secret import Secret
+from worker.settings import AmqpSettings
+
+GOODBYE_SECONDS = 5.0
+TRIES = 10
+
+
+class Broker:
+    """The broker that ``[amqp]`` names, from ``start`` to ``close``: connected to again however often it goes.
+
+    It has one connection for consuming, one for publishing (a broker in need stops reading from those that publish,
+    and acks must not wait for that), and, once somebody asks for direct replies, one for those: a made-up target
+    makes the broker close the connection.
+    """
+
+    def __init__(self, addresses: Addresses, options: Options, *, random: Callable[[], float] = any_number) -> None:
+        self._random = random
+        self._loop = Loop()
+        self._addresses = addresses
+        self._options = options
+        self._links: dict[str, Link] = {}
+        self._publisher = Publisher(self._loop, self._link("publishing"), random)
+        self._direct = Publisher(self._loop, self._link("direct replies"), random)
+        self._link("consuming")
+        self._used: set[str] = set()
+        self._closing = False
+        self._log = log.get_logger()
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+
+    @classmethod
+    def of(cls, settings: AmqpSettings) -> Broker:
+        """The one that the settings name."""
+        return cls(addresses(settings.urls), options(settings))
+
+    def _link(self, purpose: str) -> Link:
+        named = replace(self._options, name=f"{self._options.name} ({purpose})")
+        self._links[purpose] = Link(self._loop, self._addresses, named)
+        return self._links[purpose]
+
+    @property
+    def state(self) -> State:
+        """The worst of its connections'; from any thread."""
+        states = [self._links[purpose].state for purpose in sorted(self._used)]
+        return min(states, key=lambda state: (state.up, not state.blocked), default=self._links["consuming"].state)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._loop.wake(lambda: self._use("publishing", self._publisher))
+        self._thread.start()
+
+    def _use(self, purpose: str, user: Publisher | Consumption) -> None:
+        link = self._links[purpose]
+        link.add(user)
+        if purpose not in self._used:
+            self._used.add(purpose)
+            link.open()
+
+    def consume(self, topology: Topology, *, prefetch: int, receive: Receive) -> Consumption:
+        """Take messages from a queue, at most ``prefetch`` that are not settled; its topology is made sure of first."""
+        consumption = Consumption(self._loop, self._links["consuming"], topology, prefetch, receive, self._random)
+        self._loop.wake(lambda: self._use("consuming", consumption))
+        return consumption
+
+    def publish(self, outgoing: Outgoing, done: Done, *, tries: int = TRIES) -> None:
+        """Send a message until the broker has it; ``done`` is told once what became of it. From any thread.
+
+        A broker that says no is asked ``tries`` times, with waits. Raises ``DeliveryError`` for what cannot be sent.
+        """
+        if not outgoing.exchange and outgoing.routing_key.startswith(DIRECT_REPLY):
+            self._loop.wake(self._use_direct)
+            self._direct.publish(outgoing, done, tries)
+        else:
+            self._publisher.publish(outgoing, done, tries)
+
+    def _use_direct(self) -> None:
+        if "direct replies" not in self._used:
+            self._use("direct replies", self._direct)
+
+    def close(self, grace: float = 0) -> None:
+        """Disconnect, once what was published is answered or ``grace`` seconds are over; the rest ends as UNKNOWN."""
+        if not self._thread.is_alive():
+            return
+        answered = threading.Event()
+        self._loop.wake(lambda: self._publisher.when_idle(lambda: self._direct.when_idle(answered.set)))
+        answered.wait(grace)
+        self._loop.wake(self._say_goodbye)
+        self._thread.join(GOODBYE_SECONDS)
+        self._closing = True
+        self._loop.wake(self._loop.stop)
+        self._thread.join(GOODBYE_SECONDS)
+
+    def _say_goodbye(self) -> None:
+        left = set(self._used)
+        self._closing = True
+
+        def gone(purpose: str) -> None:
+            left.discard(purpose)
+            if not left:
+                self._loop.stop()
+
+        for purpose in tuple(left):
+            self._links[purpose].close(partial(gone, purpose))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._loop.run()
+            except Exception:  # noqa: BLE001 - a bug of the loop must not end the worker
+                self._log.exception("broker loop failed")
+                self._begin_anew()
+            if self._closing:
+                break
+        self._loop.close()
+        for publisher in (self._publisher, self._direct):
+            publisher.give_up()
+
+    def _begin_anew(self) -> None:
+        self._loop.renew()
+        for purpose in self._used:
+            self._links[purpose].renew()
+
+
+def addresses(urls: Sequence[Secret]) -> Callable[[], list[Address]]:
+    """The nodes of the broker, read anew at each call."""
+    return lambda: [_address(url) for url in urls]
+
+
+def _address(url: Secret) -> Address:
+    try:
+        return Address.read(url.reveal())
+    except ValueError as error:
+        raise url.mistake(str(error)) from None
+
+
+def options(settings: AmqpSettings) -> Options:
+    """How to connect; the name is what the broker's own tools show."""
+    return Options(
+        name=f"longshore {socket.gethostname()}:{os.getpid()}",
+        heartbeat=settings.heartbeat,
+        ca_file=settings.ca_file,
+        client_cert=settings.client_cert,
+        client_key=settings.client_key,
+    )

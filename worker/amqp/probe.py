@@ -1,0 +1,87 @@
+"""A look at the broker, for somebody who has not started yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from worker.amqp import broker, declaring
+from worker.amqp.link import said
+from worker.amqp.steps import Steps, follow
+from worker.amqp.topology import Topology
+from worker.amqp.wire import Loop, Wire
+from worker.broker_address import Address
+from worker.errors import ConfigError, Unavailable
+from worker.settings import AmqpSettings
+
+PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What answers at which address, and which queues are not there yet."""
+
+    product: str
+    address: str
+    missing: tuple[str, ...]
+
+
+class _Probe:
+    """One try at one address, on a loop of its own."""
+
+    def __init__(self, settings: AmqpSettings, address: Address, topologies: Iterable[Topology]) -> None:
+        self._address = address
+        self._topologies = topologies
+        self._loop = Loop()
+        self._missing: list[str] = []
+        self._end: Exception | None = TimeoutError("no answer in time")
+        self._wire = Wire(
+            self._loop,
+            address,
+            broker.options(settings),
+            opened=self._opened,
+            closed=self._closed,
+            blocked=lambda _: None,
+        )
+
+    def run(self) -> Found:
+        """Raises ``ConfigError`` for queues that will not do, ``Lost`` or another for a broker that does not answer."""
+        self._loop.later(PROBE_SECONDS, self._loop.stop)
+        self._loop.run()
+        self._loop.close()
+        if self._end:
+            raise self._end
+        return Found(self._product, str(self._address), tuple(self._missing))
+
+    def _opened(self) -> None:
+        self._product = self._wire.product
+        follow(self._look(), lambda _: self._finish(None), self._finish)
+
+    def _look(self) -> Steps:
+        for topology in self._topologies:
+            self._missing += yield from declaring.look(self._wire, topology)
+
+    def _finish(self, error: Exception | None) -> None:
+        self._end = error
+        self._wire.close()
+
+    def _closed(self, error: Exception) -> None:
+        if isinstance(self._end, TimeoutError):
+            self._end = error
+        self._loop.stop()
+
+
+def probe(settings: AmqpSettings, topologies: Iterable[Topology] = ()) -> Found:
+    """Connect, and look whether the queues will do; nothing is declared.
+
+    Raises ``ConfigError`` for queues that will not do, ``Unavailable`` if no address answers.
+    """
+    reasons = []
+    for address in broker.addresses(settings.urls)():
+        try:
+            return _Probe(settings, address, tuple(topologies)).run()
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the next one may answer
+            reasons.append(f"{address}: {said(error)}")
+    raise Unavailable("amqp", f"no broker answers ({'; '.join(reasons)}); start it, or write its address in [amqp] url")

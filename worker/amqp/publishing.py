@@ -1,0 +1,204 @@
+"""Publishes with confirms, many at once; what the broker has not confirmed is sent again, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from worker import log
+from worker.amqp.backoff import Backoff
+from worker.amqp.codec import Encoded
+from worker.amqp.link import Link
+from worker.amqp.messages import Outgoing, Sent
+from worker.amqp.steps import Steps, follow
+from worker.amqp.wire import Bell, Channel, Declined, Loop, Lost, Wire
+
+MOST_MESSAGES = 2_000
+MOST_BYTES = 32 << 20
+LONGEST_HOLD_SECONDS = 5.0
+NOT_FOUND, CONNECTION_FORCED, INTERNAL_ERROR = 404, 320, 541
+
+Done = Callable[[Sent], None]
+"""Told once what became of a message, on the loop's thread: it must not wait."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    outgoing: Outgoing
+    encoded: Encoded
+    done: Done
+    tries: int
+    number: int = 0  # where it stands among all
+    returned: bool = False
+
+
+class Publisher:
+    """A channel in confirm mode, opened anew as often as it has to be.
+
+    Not more than so many messages and bytes are on their way at once, and none to a broker that has blocked us; the
+    rest waits here. Where the broker closes the channel for one of them, they go one by one until it is known which.
+    """
+
+    def __init__(self, loop: Loop, link: Link, random: Callable[[], float]) -> None:
+        self._loop = loop
+        self._link = link
+        self._random = random
+        self._backoff = Backoff(random)
+        self._hold = Backoff(random, LONGEST_HOLD_SECONDS)
+        self._handed_over: deque[_Item] = deque()
+        self._waiting: deque[_Item] = deque()
+        self._held: list[_Item] = []  # refused, and sent again in a while
+        self._sent: dict[int, _Item] = {}
+        self._bell = Bell(loop, self._send)
+        self._channel: Channel | None = None
+        self._numbered = 0
+        self._when_idle: Callable[[], None] | None = None
+        self._suspects = 0  # the broker has closed the channel for one of so many: one by one
+        self._gone = False
+        self._begin_channel()
+
+    def _begin_channel(self) -> None:
+        self._last = self._bytes = 0
+        self._lowest = 1
+
+    def publish(self, outgoing: Outgoing, done: Done, tries: int) -> None:
+        """From any thread; raises ``DeliveryError`` for what cannot be sent."""
+        self._handed_over.append(_Item(outgoing, Encoded(outgoing), done, tries))
+        if self._gone:
+            self.give_up()
+        else:
+            self._bell.ring()
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages the broker has not answered yet."""
+        return len(self._handed_over) + len(self._waiting) + len(self._held) + len(self._sent)
+
+    def up(self, wire: Wire) -> None:
+        """There is a connection."""
+        follow(self._begin(wire), lambda _: self._send(), self._failed)
+
+    def _begin(self, wire: Wire) -> Steps:
+        channel = yield wire.channel(self._failed)
+        yield channel.confirm(self._confirmed, self._returned)
+        self._begin_channel()
+        self._channel = channel
+
+    def _failed(self, error: Exception) -> None:
+        """The channel is gone; what was on its way goes back to the front, in order."""
+        was_sent, self._sent, self._channel = list(self._sent.values()), {}, None
+        if isinstance(error, Declined) and error.code != CONNECTION_FORCED and was_sent:
+            log.get_logger().warning("message not taken", reason=str(error), suspects=len(was_sent))
+            self._suspects = len(was_sent)
+            if self._suspects == 1:
+                item = was_sent.pop()
+                self._settle(item, Sent.RETURNED if error.code in (NOT_FOUND, INTERNAL_ERROR) else Sent.REFUSED)
+        for item in was_sent:
+            item.returned = False
+        self._waiting.extendleft(reversed(was_sent))
+        if self._link.wire:
+            self._loop.later(self._backoff.wait(), self._again)
+
+    def _again(self) -> None:
+        if self._link.wire and not self._channel:
+            self.up(self._link.wire)
+
+    def down(self, error: Exception) -> None:
+        """The connection is gone; the channel, if there was one, has said so already."""
+
+    def unblocked(self) -> None:
+        """The broker takes messages again."""
+        self._send()
+
+    def _send(self) -> None:
+        for _ in range(len(self._handed_over)):
+            item = self._handed_over.popleft()
+            self._numbered += 1
+            item.number = self._numbered
+            self._waiting.append(item)
+        while self._waiting and self._channel and self._may_send():
+            item = self._waiting.popleft()
+            self._last += 1
+            self._sent[self._last] = item
+            self._bytes += len(item.outgoing.body)
+            try:
+                self._channel.publish(item.outgoing, item.encoded)
+            except Lost:  # the channel says so itself, and then all that was sent is sent again
+                return
+
+    def _may_send(self) -> bool:
+        most = 1 if self._suspects else MOST_MESSAGES
+        return len(self._sent) < most and self._bytes < MOST_BYTES and not self._link.state.blocked
+
+    def _confirmed(self, number: int, multiple: bool, taken: bool) -> None:
+        self._backoff.reset()
+        first = self._lowest if multiple else number
+        if multiple:
+            self._lowest = number + 1
+        for each in range(first, number + 1):
+            item = self._sent.pop(each, None)
+            if item:
+                self._bytes -= len(item.outgoing.body)
+                self._answered(item, taken)
+        if self._waiting:
+            self._bell.ring()
+
+    def _answered(self, item: _Item, taken: bool) -> None:
+        self._suspects = max(self._suspects - 1, 0)
+        item.tries -= not taken
+        if taken:
+            self._hold.reset()
+            self._settle(item, Sent.RETURNED if item.returned else Sent.CONFIRMED)
+        elif item.tries > 0:
+            self._hold_back(item)
+        else:
+            self._settle(item, Sent.REFUSED)
+
+    def _hold_back(self, item: _Item) -> None:
+        if not self._held:
+            self._loop.later(self._hold.wait(), self._release)
+        self._held.append(item)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        self._waiting.extendleft(sorted(held, key=lambda item: item.number, reverse=True))
+        self._send()
+
+    def _returned(self, exchange: str, routing_key: str, message_id: str) -> None:
+        for item in self._sent.values():
+            outgoing = item.outgoing
+            if (
+                outgoing.message_id == message_id
+                and not item.returned
+                and outgoing.routing_key == routing_key
+                and outgoing.exchange == exchange
+            ):
+                item.returned = True
+                return
+
+    def _settle(self, item: _Item, sent: Sent) -> None:
+        try:
+            item.done(sent)
+        except Exception:  # noqa: BLE001 - a bug must not cost the connection
+            log.get_logger().exception("the end of a message could not be taken")
+        if self._when_idle and not self.outstanding:
+            self._when_idle()
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call it when the broker has answered all messages."""
+        self._when_idle = callback
+        if not self.outstanding:
+            callback()
+
+    def give_up(self) -> None:
+        """Nothing will be answered any more; from any thread once the loop has ended."""
+        self._gone = True
+        self._when_idle = None
+        self._waiting.extendleft(reversed([*self._sent.values(), *self._held]))
+        self._sent, self._held = {}, []
+        for items in (self._waiting, self._handed_over):
+            with suppress(IndexError):  # the end; or somebody who hands one over just now has been here, too
+                while True:
+                    self._settle(items.popleft(), Sent.UNKNOWN)
