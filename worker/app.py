@@ -166,6 +166,8 @@ class App:
         """Read secrets, keys and certificates anew, as they were rotated; the settings stay as they are."""
         for credential in self._credentials.values():
             credential.reload()
+        for backend in self.backends.values():
+            backend.reload()
         self._log.info("secrets read anew")
 
     def close(self) -> None:

@@ -65,6 +65,14 @@ def _backend_url(text: str) -> str:
     return text
 
 
+def _proxy(secret: Secret | None) -> Secret | None:
+    if secret is not None and not re.fullmatch(r"http://([^\s/@]+@)?[^\s/@?#]+/?", secret.usable()):
+        raise sentence(
+            "must be the http address of a proxy; write http://PROXY:3128, or http://USER:PASSWORD@PROXY:3128"
+        )
+    return secret
+
+
 _PER_SECOND = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -259,6 +267,23 @@ class _BackendTable(_Table):
     rate_limit: Annotated[float | None, BeforeValidator(_rate)] = Field(None, gt=0, examples=['"50/s"'])
     max_body_mib: Whole = Field(64, ge=1, le=4096)
     ca_file: PemFile = Field(None, examples=['"hospital-ca.pem"'])
+    client_cert: PemFile = Field(None, examples=['"client-cert.pem"'])
+    client_key: PemFile = Field(None, examples=['"client-key.pem"'])
+    proxy: Annotated[Secret | None, AfterValidator(_proxy)] = Field(None, examples=['"http://proxy.example:3128"'])
+
+    @field_validator("client_cert", "client_key")
+    @classmethod
+    def _shown_in_tls_only(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file and urlsplit(info.data.get("url", "https:")).scheme != "https":
+            raise sentence("is of no use, as url is http; write url with https, or leave it out")
+        return file
+
+    @field_validator("client_key")
+    @classmethod
+    def _beside_its_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if bool(key) != bool(info.data.get("client_cert")) and "client_cert" in info.data:
+            raise sentence("belongs to client_cert: give both, or none of them")
+        return key
 
     @field_validator("auth")
     @classmethod

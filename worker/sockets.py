@@ -53,6 +53,9 @@ class Backend(Protocol):
     def check(self) -> str:
         """Ask the backend for a sign of life; returns a sentence, raises ``BackendError``."""
 
+    def reload(self) -> None:
+        """Read certificates and the like anew, as they were rotated."""
+
     def close(self) -> None:
         """Give the connections back."""
 

@@ -63,6 +63,7 @@ class Server:
     answer: object
     host: str = "127.0.0.1"
     tls: ssl.SSLContext | None = None
+    look: object = lambda stream: None
     seen: list = field(default_factory=list)
     hung_up: threading.Event = field(default_factory=threading.Event)
 
@@ -90,6 +91,7 @@ class Server:
         with connection, suppress(OSError):
             connection.settimeout(5)
             with self.tls.wrap_socket(connection, server_side=True) if self.tls else connection as stream:
+                self.look(stream)
                 while seen := _request(stream, port):
                     self.seen.append(seen)
                     said = self.answer(seen) if callable(self.answer) else self.answer
@@ -441,6 +443,35 @@ def test_a_client_shows_its_certificate(transport, serve, authority):
         ask(transport, server.url, verify=str(authority.ca_file))
     how = {"verify": str(authority.ca_file), "cert": (str(own.certificate), str(own.key))}
     assert ask(transport, server.url, **how).content == b"{}"
+
+
+def test_a_certificate_that_was_shown_once_is_not_shown_to_a_call_without_one(transport, serve, authority):
+    context = tls(authority)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(authority.ca_file)
+    shown = []
+    server = serve(Last(OK), tls=context, look=lambda stream: shown.append(bool(stream.getpeercert())))
+    own = authority.pair("client")
+    for cert in ((str(own.certificate), str(own.key)), None):
+        ask(transport, server.url, verify=str(authority.ca_file), cert=cert)
+    assert shown == [True, False]
+
+
+def test_a_proxy_that_lets_nobody_through_is_an_error_that_holds_no_password(transport, serve, authority):
+    server = serve(tls=tls(authority))
+    proxy = serve(Last(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"))
+    how = {"proxies": {"https": f"http://batch:canary@127.0.0.1:{proxy.port}"}, "verify": str(authority.ca_file)}
+    with pytest.raises(requests.ConnectionError) as caught:
+        ask(transport, server.url, **how)
+    assert "canary" not in str(caught.value)
+    assert not server.seen
+
+
+def test_a_proxy_that_is_not_there_is_a_connection_error(transport):
+    with Server(OK) as proxy:
+        pass
+    with pytest.raises(requests.ConnectionError):
+        ask(transport, "http://backend.invalid/plans", proxies={"http": f"http://127.0.0.1:{proxy.port}"})
 
 
 def test_an_address_may_be_of_ipv6(transport):

@@ -1,4 +1,4 @@
-"""A token endpoint that speaks TLS and asks its clients for certificates."""
+"""A token endpoint and a backend that speak TLS and ask their clients for certificates."""
 
 import json
 import ssl
@@ -15,14 +15,24 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer({"access_token": f"token-of-{self._client()}", "token_type": "Bearer", "expires_in": 300})
+
+    def do_GET(self):
+        self._answer({"client": self._client()})
+
+    def _client(self):
         subject = dict(part for parts in self.request.getpeercert().get("subject", ()) for part in parts)
-        name = subject.get("commonName", "nobody")
-        self.server.names.append(name)
-        token = {"access_token": f"token-of-{name}", "token_type": "Bearer", "expires_in": 300}
-        content = json.dumps(token).encode()
+        self.server.names.append(subject.get("commonName", "nobody"))
+        return self.server.names[-1]
+
+    def _answer(self, value):
+        content = json.dumps(value).encode()
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

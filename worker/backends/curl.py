@@ -76,9 +76,10 @@ class CurlAdapter(BaseAdapter):
     ) -> requests.Response:
         """The answer; ``timeout`` is for connecting and for a silence, which is told in whole seconds."""
         proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
-        handle = self._take()
+        way = _Way(timeout, verify, cert, proxy)
+        handle = self._take(way)
         try:
-            handle.configure(_Way(timeout, verify, cert, proxy))
+            handle.configure(way)
             response = handle.exchange(request)
         except BaseException:
             handle.close()
@@ -92,14 +93,18 @@ class CurlAdapter(BaseAdapter):
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> _Handle:
+    def _take(self, way: _Way) -> _Handle:
         if self._process != os.getpid():
             # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
             self._parents, self._idle, self._process = self._idle, [], os.getpid()
         try:
-            return self._idle.pop()  # the last one used, so that those too many grow old and are closed by the server
+            handle = self._idle.pop()  # the last one used, so that those too many grow old and are closed by the server
         except IndexError:
             return _Handle(self._seconds, self._max_body)
+        if handle.shows_another_certificate(way):
+            handle.close()
+            return _Handle(self._seconds, self._max_body)
+        return handle
 
     def _give_back(self, handle: _Handle) -> None:
         self._idle.append(handle)
@@ -136,6 +141,10 @@ class _Handle:
 
     def close(self) -> None:
         self._curl.close()
+
+    def shows_another_certificate(self, way: _Way) -> bool:
+        """A handle cannot be told to forget one."""
+        return self._way is not None and self._way.cert not in (None, way.cert)
 
     def configure(self, way: _Way) -> None:
         if way == self._way:

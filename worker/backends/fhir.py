@@ -247,6 +247,10 @@ class FhirBackend:
             raise Refused(self.name, wrong)
         return f"FHIR {release} at {self._http.origin}"
 
+    def reload(self) -> None:
+        """Read certificates, key and proxy anew."""
+        self._http.reload()
+
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -21,7 +20,8 @@ from worker.backends.curl import BodyTooLong, CurlAdapter
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.backends.prepare import prepare
-from worker.errors import LeftAlone, Refused, Unavailable
+from worker.backends.route import Route
+from worker.errors import ConfigError, LeftAlone, Refused, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -67,10 +67,10 @@ class Http:
         self._max_body = int(settings.max_body_mib * 2**20)
         self._credential = credential
         complete = max(_ANSWER_TIMEOUTS * settings.timeout, _SHORTEST_ANSWER)
-        self._transport = transport or CurlAdapter(complete, self._max_body)
-        # Looked up here, once instead of at each call.
-        self._proxies = requests.utils.get_environ_proxies(settings.url)
-        self._verify = _authorities(settings.ca_file)
+        self._connect: Callable[[], BaseAdapter] = lambda: transport or CurlAdapter(complete, self._max_body)
+        self._transport = self._connect()
+        self._read_route = partial(Route.read, name, settings)
+        self._route = self._read_route()
 
     def locate(self, path: str) -> str:
         """The URL that a job's path means; raises ``Refused`` for one that leads elsewhere."""
@@ -87,6 +87,17 @@ class Http:
             response, _ = self._authorized(call, url, meter, stop)
         check(self.name, response)
         return response
+
+    def reload(self) -> None:
+        """Read certificates, key and proxy anew; where they are other ones, connections are made anew, too."""
+        try:
+            route = self._read_route()
+        except ConfigError as error:
+            log.warning("the backend's files cannot be read again", backend=self.name, reason=error.detail)
+            return
+        if route != self._route:
+            before, self._transport, self._route = self._transport, self._connect(), route
+            before.close()  # calls under way still come to their end
 
     def close(self) -> None:
         """Close all connections."""
@@ -132,8 +143,11 @@ class Http:
 
     def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
         meter.call(self.name)
+        route = self._route
         try:
-            response = self._transport.send(request, timeout=self._timeout, verify=self._verify, proxies=self._proxies)
+            response = self._transport.send(
+                request, timeout=self._timeout, verify=route.verify, cert=route.cert, proxies=route.proxies
+            )
             _ = response.content  # where a transport reads it only when it is asked for
             return response
         except BodyTooLong as error:
@@ -234,8 +248,3 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 
 
 stamina.instrumentation.set_on_retry_hooks([_log_retry])
-
-
-def _authorities(ca_file: Path | None) -> str | bool:
-    named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return str(named) if named else True

@@ -91,6 +91,10 @@ class RestBackend:
             status = error.status
         return f"{self._http.origin} answers ({status})"
 
+    def reload(self) -> None:
+        """Read certificates, key and proxy anew."""
+        self._http.reload()
+
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
