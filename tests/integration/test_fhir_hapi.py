@@ -1,0 +1,67 @@
+import urllib.request
+from decimal import Decimal
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import pytest
+from servers.fhir_promises import WARD, FhirServerPromises, new_id, nurse
+from servers.hapi import hapi
+
+from worker import exact_json
+from worker.errors import Refused
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with hapi(tmp_path_factory.mktemp("hapi")) as base:
+        yield base
+
+
+def plain(url):
+    """A GET as a script would send it."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(urllib.request.Request(url, headers={"Accept": "application/fhir+json"}), timeout=60)
+
+
+class TestHapi(FhirServerPromises):
+    conflict, gone = 409, 410
+
+    def test_a_list_too_long_for_a_url_is_posted(self, ehr):
+        ids = [*WARD, *(new_id() for _ in range(150))]
+        with pytest.raises(HTTPError, match="414"):
+            plain(f"{ehr.base}/Practitioner?{urlencode({'_id': ','.join(ids)})}")
+        assert len(list(ehr.at().resources("Practitioner").search(_id=set(ids), _count=500))) == len(WARD)
+
+    def test_a_search_is_not_answered_from_the_servers_cache(self, ehr):
+        id_ = new_id()
+        url = f"{ehr.base}/Practitioner?{urlencode({'_id': id_})}"
+        with plain(url):
+            ehr.at().update(nurse(id=id_))
+        with plain(url) as stale:
+            assert stale.headers["X-Cache"].startswith("HIT")
+            assert "entry" not in exact_json.loads(stale.read())
+        assert ehr.at().resources("Practitioner").search(_id=id_).get()["id"] == id_
+
+    def test_an_unknown_search_parameter_is_refused_with_the_reason(self, ehr):
+        with pytest.raises(Refused, match='Unknown search parameter "shoe"'):
+            ehr.at().resources("Practitioner").search(shoe="42").first()
+
+    def test_a_reason_that_stands_in_the_diagnostics_is_told(self, ehr):
+        with pytest.raises(Refused, match="HAPI-0960: Can not create resource with ID"):
+            ehr.at().update(nurse(id="77"))
+
+    def test_decimals_keep_their_digits(self, ehr):
+        observation = {
+            "resourceType": "Observation",
+            "id": new_id(),
+            "status": "final",
+            "code": {"text": "x"},
+            "effectiveDateTime": "1970-03",
+            "component": [
+                {"code": {"text": "y"}, "valueQuantity": {"value": Decimal(digits)}}
+                for digits in ("1.10", "0.000000010", "-0.50", "123456789.123456789")
+            ],
+        }
+        ehr.at().update(observation)
+        found = ehr.at().read("Observation", observation["id"])
+        assert exact_json.dumps(found["component"]) == exact_json.dumps(observation["component"])
