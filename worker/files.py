@@ -9,7 +9,7 @@ import errno
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -96,10 +96,10 @@ def write(target: Path, data: bytes, by: str = "") -> None:
     _publish_or_remove(target, by)
 
 
-def move(source: Path, target: Path, by: str = "") -> None:
+def move(source: Path, target: Path, by: str = "", guard: Callable[[], None] = lambda: None) -> None:
     """Move a file, also to another file system; raises ``FileExistsError`` if the name is taken by another file.
 
-    If a crash left the file under both names, the move is finished.
+    If a crash left the file under both names, the move is finished. ``guard`` may still object after a long copy.
     """
     try:
         _link_or_move(source, target)
@@ -110,21 +110,23 @@ def move(source: Path, target: Path, by: str = "") -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy(source, target, by)
+        copy(source, target, by, guard)
         source.unlink()
     sync_folder(target.parent)
 
 
-def copy(source: Path, target: Path, by: str = "") -> None:
-    """A durable copy under a new name; raises ``FileExistsError`` if that is taken."""
+def copy(source: Path, target: Path, by: str = "", guard: Callable[[], None] = lambda: None) -> None:
+    """A durable copy under a new name; raises ``FileExistsError`` if that is taken, and whatever ``guard`` raises."""
     with source.open("rb") as original, aside(target, by) as twin:
         shutil.copyfileobj(original, twin, 1 << 20)
-    shutil.copystat(source, hidden(target, by))
-    _publish_or_remove(target, by)
+        twin.flush()
+        shutil.copystat(source, hidden(target, by))
+    _publish_or_remove(target, by, guard)
 
 
-def _publish_or_remove(target: Path, by: str) -> None:
+def _publish_or_remove(target: Path, by: str, guard: Callable[[], None] = lambda: None) -> None:
     try:
+        guard()
         publish(target, by)
     finally:
         hidden(target, by).unlink(missing_ok=True)
@@ -144,11 +146,13 @@ def _link_or_move(source: Path, target: Path) -> None:
             source.unlink()
 
 
-def put_away(source: Path, folder: Path, name: str, delivery: str) -> Path:
+def put_away(
+    source: Path, folder: Path, name: str, delivery: str, by: str = "", guard: Callable[[], None] = lambda: None
+) -> Path:
     """Move a delivery's source into ``folder``, under its own name or, if that is taken, with the id in it."""
     for candidate in (folder / name, folder / with_id(name, delivery)):
         with suppress(FileExistsError):
-            move(source, candidate, delivery)
+            move(source, candidate, by or delivery, guard)
             return candidate
     if not filecmp.cmp(source, candidate, shallow=False):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(candidate))

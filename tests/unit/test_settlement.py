@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 
 import pytest
 from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
@@ -126,6 +127,46 @@ def test_a_file_is_put_away_on_another_file_system(worker, monkeypatch, folder):
     delivery.settle(DeliveryError("no") if folder == "failed" else None)
     assert read(worker, f"{folder}/clients.csv") == CSV
     assert [name for name in worker.files if not name.startswith(folder)] == []
+
+
+@pytest.mark.parametrize("folder", ["archive", "failed"])
+@pytest.mark.parametrize("slow_until", ["half is copied", "all is copied"])
+def test_a_worker_that_was_slow_at_a_copy_never_shows_the_half_copy_of_a_dead_successor(
+    worker, tmp_path, clock, monkeypatch, capture_log, folder, slow_until
+):
+    copyfileobj = shutil.copyfileobj
+    another_file_system(monkeypatch, worker.root / folder)
+    delivery = worker.claim()
+
+    def die_half_way(original, twin, _size):
+        twin.write(original.read()[:5])
+        twin.flush()
+        os._exit(0)
+
+    def slow(original, twin, size):
+        if slow_until == "all is copied":
+            copyfileobj(original, twin, size)
+        clock.now += 31
+        monkeypatch.setattr(shutil, "copyfileobj", die_half_way)
+        if child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            FileWorker(tmp_path, clock, owner="here.2.other").due()
+        copyfileobj(original, twin, size)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slow)
+    delivery.settle(DeliveryError("no") if folder == "failed" else None)
+    assert "delivery lost" in [event["event"] for event in capture_log]
+    assert f"{folder}/clients.csv" not in worker.files
+    monkeypatch.setattr(shutil, "copyfileobj", copyfileobj)
+    clock.now += 61
+    heir = FileWorker(tmp_path, clock, owner="here.3.heir")
+    assert heir.due() == []
+    heir.ledger.close()
+    expected = (
+        ["archive/clients.csv"] if folder == "archive" else ["failed/clients.csv", "failed/clients.csv.error.json"]
+    )
+    assert (worker.files, read(worker, f"{folder}/clients.csv")) == (expected, CSV)
 
 
 @pytest.mark.parametrize("error", [None, DeliveryError("no")])

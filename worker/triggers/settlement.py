@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from worker import exact_json, files, log
@@ -115,10 +117,11 @@ class Settlement:
     def put_away(self, entry: Entry) -> None:
         """The last steps of a finished delivery; where they fail, the end stands, and they are tried again later."""
         try:
+            self._clear(entry)
             if entry.state == "failed":
                 self._to_failed(entry)
             elif self._folders.input(entry).exists() and entry.trigger == "inbox":
-                files.put_away(self._folders.input(entry), self._folders.archive, entry.source, entry.id)
+                self._move(entry, self._folders.archive, entry.source)
         except OSError as error:
             detail = f"it is finished, but its file cannot be put away: {sentence(error)}"
             self._log.error("file not put away", reason=sentence(error))
@@ -137,11 +140,25 @@ class Settlement:
             name = files.with_id(name, entry.id)
         reason = folder / f"{name}.error.json"
         try:
-            files.write(reason, exact_json.dumps(_reason(entry)) + b"\n", entry.id)
+            files.write(reason, exact_json.dumps(_reason(entry)) + b"\n", _by(entry))
         except FileExistsError:
             if _told(reason) != entry.id:  # another one took the name just now: look again later
                 raise
-        files.put_away(source, folder, name, entry.id)
+        self._move(entry, folder, name)
+
+    def _move(self, entry: Entry, folder: Path, name: str) -> None:
+        """A copy to another file system may take long: it has a hidden name of its owner's own, which the next owner
+        removes, and nobody gives it its name who has lost the delivery meanwhile."""
+        guard = partial(self._ledger.guard, entry)
+        files.put_away(self._folders.input(entry), folder, name, entry.id, _by(entry), guard)
+
+    def _clear(self, entry: Entry) -> None:
+        """Remove what earlier owners left half written."""
+        names = (entry.source, files.with_id(entry.source, entry.id))
+        for name, version in product(names, range(1, entry.version)):
+            files.hidden(self._folders.archive / name, _by(entry, version)).unlink(missing_ok=True)
+            for half in (name, f"{name}.error.json"):
+                files.hidden(self._folders.failed / half, _by(entry, version)).unlink(missing_ok=True)
 
     def reopen(self, entry: Entry) -> bool:
         """Put a failed delivery back among the waiting; False if it did not fail, or its file is gone from failed/."""
@@ -158,6 +175,11 @@ class Settlement:
                 files.move(place, source)
             reason.unlink(missing_ok=True)
         return source.exists() and self._ledger.reopen(entry)
+
+
+def _by(entry: Entry, version: int | None = None) -> str:
+    """Who writes: every owner of a delivery has another version of it."""
+    return f"{entry.id}.{version or entry.version}"
 
 
 def _reason(entry: Entry) -> dict[str, object]:
