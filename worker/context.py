@@ -10,9 +10,12 @@ from worker import exact_json, log
 from worker.backends.fhir import Fhir
 from worker.backends.rest import Rest
 from worker.config import nearest
-from worker.errors import DeliveryError
+from worker.errors import DeliveryError, ServerFault
 from worker.records import Delivery, RowKey
 from worker.sockets import Backend, Session
+
+MOST_FAULTS = 10
+"""So many attempts in a row, in about six minutes, a row may break a backend before it is rejected."""
 
 
 class State(MutableMapping[str, Any]):
@@ -76,6 +79,12 @@ class DeliveryContext:
             if name not in self._sessions:
                 self._sessions[name] = self._backends[name].open(self.delivery.meter, self._stop)
             return self._sessions[name]
+
+    def row_is_at_fault(self, fault: ServerFault) -> bool:
+        """Whether a backend has broken over a row too often, while it still answers others."""
+        if self.delivery.faults + 1 < MOST_FAULTS:
+            return False
+        return self._backends[fault.backend].still_answers(self.delivery.meter, self._stop)
 
     def names(self, kind: str) -> list[str]:
         """The configured backends of a kind."""

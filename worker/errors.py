@@ -7,6 +7,7 @@
       DeliveryError                  this delivery is unusable: failed/ and the reason; never retried
       BackendError(backend, status)
         Unavailable(retry_after)     retried inside the backend; then the delivery is put back whole and waits
+          ServerFault                      500 and the like: it may be the row; see execution for when that is rejected
           LeftAlone                        not asked at all: it was down a moment ago, or asked for a pause
         Refused      (also Reject)         4xx, OperationOutcome: the row is rejected with the backend's reason
         Unauthorized (also DeliveryError)  401 with a fresh token, 403, the token endpoint says no
@@ -90,6 +91,17 @@ class Unavailable(BackendError):
     ) -> None:
         super().__init__(backend, detail, status)
         self.retry_after = retry_after
+        self.line: int | None = None
+        """Where the row begins that met it, if it was one."""
+
+    @property
+    def detail(self) -> str:
+        """The sentence, and the line."""
+        return str(self) if self.line is None else f"{self} (line {self.line})"
+
+
+class ServerFault(Unavailable):
+    """The backend broke over a call (500 and the like): it may be down, or unable to deal with this very row."""
 
 
 class LeftAlone(Unavailable):

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from worker import exact_json, log, tables
-from worker.context import DeliveryContext
+from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import Reject, WorkerError
+from worker.errors import Reject, ServerFault, Unavailable, WorkerError
 from worker.records import Chunk, Outcome, Row
 
 # What a job may raise by mistake, even to exit. A test's own exceptions (pytest's are no Exception) go through.
@@ -54,6 +54,11 @@ class Execution:
             return Outcome(row.index, row.line, _encode(returned), row=row)
         except Reject as reject:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
+        except Unavailable as error:
+            if isinstance(error, ServerFault) and self._context.row_is_at_fault(error):
+                return _rejected(row, type(error).__name__, f"{error}, and that in {MOST_FAULTS} attempts{_MEANWHILE}")
+            error.line = row.line
+            raise
         except WorkerError:
             raise
         except _BUGS as bug:  # it costs its row only
@@ -88,6 +93,7 @@ class Execution:
         self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where)
 
 
+_MEANWHILE = ", while it answers other calls"
 _BUG = "the job has a bug; the worker's log says where"
 
 

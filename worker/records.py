@@ -234,7 +234,8 @@ class Delivery:
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
-    wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it.
+    wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it. ``faults`` is
+    how many attempts in a row, up to the one before, have ended in a ``ServerFault``.
     """
 
     id: str
@@ -252,3 +253,4 @@ class Delivery:
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)
     lost: threading.Event = field(default_factory=threading.Event)
+    faults: int = 0

@@ -53,6 +53,9 @@ class Backend(Protocol):
     def check(self) -> str:
         """Ask the backend for a sign of life; returns a sentence, raises ``BackendError``."""
 
+    def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
+        """Whether it answers, asked anew, what it answered before; if not, it is down, and no row is to blame."""
+
     def reload(self) -> None:
         """Read certificates and the like anew, as they were rotated."""
 

@@ -8,7 +8,7 @@ import pytest
 from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 
 from worker import files
-from worker.errors import DeliveryError, LostLease, Stopping
+from worker.errors import DeliveryError, LeftAlone, LostLease, ServerFault, Stopping, Unavailable
 from worker.records import Reading
 from worker.triggers import claims
 
@@ -346,3 +346,14 @@ def test_the_done_file_of_a_file_that_came_again_stays(worker):
 def test_a_stopping_worker_leaves_its_delivery_to_whoever_comes_first(worker, heir):
     worker.claim().settle(Stopping("stopping"))
     assert len(heir.due()) == 1
+
+
+def test_a_delivery_knows_in_how_many_attempts_in_a_row_a_backend_broke_over_a_row(worker, clock):
+    delivery, known = worker.claim(), []
+    fault, alone = ServerFault("billing", "answered 500", 500), LeftAlone("billing", "is left alone", retry_after=5)
+    for error in (fault, Unavailable("billing", "answered 503", 503), fault, alone, Stopping("stopping"), fault, fault):
+        known.append(delivery.faults)
+        delivery.settle(error)
+        clock.now += 100
+        (delivery,) = worker.due()
+    assert [*known, delivery.faults] == [0, 1, 0, 1, 1, 1, 2, 3]

@@ -11,12 +11,13 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from worker import exact_json
-from worker.errors import BackendError, Refused, Unauthorized, Unavailable
+from worker.errors import BackendError, Refused, ServerFault, Unauthorized, Unavailable
 from worker.http_terms import retry_after
 
 _REASON_LENGTH = 300
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _OVERLOADED = frozenset({408, 425, 429})
+_BUSY = _OVERLOADED | {502, 503, 504}  # said by or of a backend that does not get to the call at all
 _NOT_FOR_US = frozenset({501, 505})
 # One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
 _FRAMES = frozenset({"content-length", "transfer-encoding"})
@@ -36,7 +37,8 @@ def check(backend: str, response: requests.Response) -> None:
         return
     wait = retry_after(response.headers)
     if _is_outage(status):
-        raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
+        kind = Unavailable if status in _BUSY else ServerFault
+        raise kind(backend, f"answered {_named(response)}", status, retry_after=wait)
     issues = outcome_issues(_json_or_none(response))
     if status in _TOO_MUCH or "too-costly" in codes(issues):
         raise TooCostly(backend, f"answered {_said(response)}", status)

@@ -13,7 +13,7 @@ from worker.backends.calls import Call, Caller
 from worker.backends.lookups import MOST_IDS, Found
 from worker.backends.pages import Resource, pages
 from worker.backends.search import parameters
-from worker.errors import BackendError, Refused, Unauthorized
+from worker.errors import BackendError, Refused, ServerFault, Unauthorized
 
 _FRESH = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _SIGNED_ON = 401
@@ -61,6 +61,8 @@ class ById:
             return {ids[0]: self._read(type_, ids[0])}
         try:
             return self._several(type_, ids)
+        except ServerFault as error:  # one of them may be what it breaks over
+            raise Refused(self._caller.backend, f"does not answer for several {type_}", error.status) from error
         except TooCostly:
             self._learnt.too_many(type_, len(ids))
             raise

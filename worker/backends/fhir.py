@@ -247,6 +247,10 @@ class FhirBackend:
             raise Refused(self.name, wrong)
         return f"FHIR {release} at {self._http.origin}"
 
+    def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
+        """Whether it answers what it has answered before."""
+        return self._http.still_answers(meter, stop)
+
     def reload(self) -> None:
         """Read certificates, key and proxy anew."""
         self._http.reload()

@@ -21,7 +21,7 @@ from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.backends.prepare import prepare
 from worker.backends.route import Route
-from worker.errors import ConfigError, LeftAlone, Refused, Unavailable
+from worker.errors import BackendError, ConfigError, LeftAlone, Refused, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -62,6 +62,7 @@ class Http:
             name, settings.max_concurrency, settings.rate_limit, threads=threads, clock=clock, sleep=sleep
         )
         self.budget = RetryBudget(clock)
+        self.went_well: Call | None = None
         self.random = random
         self._timeout = settings.timeout
         self._max_body = int(settings.max_body_mib * 2**20)
@@ -88,6 +89,18 @@ class Http:
         check(self.name, response)
         return response
 
+    def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
+        """Whether the last GET that went well goes well again; False where there was none yet."""
+        call = self.went_well
+        if call is None:
+            return False
+        try:
+            with self.limits.turn(stop, even_if_down=True):
+                check(self.name, self._follow(self._prepare(call, self.locate(call.path), self._ticket(meter)), meter))
+        except BackendError:
+            return False
+        return True
+
     def reload(self) -> None:
         """Read certificates, key and proxy anew; where they are other ones, connections are made anew, too."""
         try:
@@ -106,12 +119,15 @@ class Http:
     def _authorized(
         self, call: Call, url: str, meter: Meter, stop: threading.Event
     ) -> tuple[requests.Response, Ticket | None]:
-        ticket = self._credential.ticket(meter, self.origin) if self._credential else None
+        ticket = self._ticket(meter)
         with self.limits.turn(stop):
             response = self._follow(self._prepare(call, url, ticket), meter)
             if response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it
         return response, ticket
+
+    def _ticket(self, meter: Meter) -> Ticket | None:
+        return self._credential.ticket(meter, self.origin) if self._credential else None
 
     def _prepare(self, call: Call, url: str, ticket: Ticket | None) -> requests.PreparedRequest:
         try:
@@ -189,6 +205,8 @@ class HttpCaller:
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
         self.http.budget.earn()
+        if call.method == "GET":
+            self.http.went_well = call
         return result
 
     def _again(self, call: Call, read: Callable[[str, requests.Response], Result], failure: Unavailable) -> Result:

@@ -64,7 +64,7 @@ class Limits:
         return int(self._window)
 
     @contextmanager
-    def turn(self, stop: threading.Event) -> Iterator[None]:
+    def turn(self, stop: threading.Event, *, even_if_down: bool = False) -> Iterator[None]:
         """Run one request when the limits allow it, and learn from how it ends.
 
         Raises ``Stopping`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a pause.
@@ -73,7 +73,7 @@ class Limits:
         is_probe = False
         try:
             self._wait_for_start(stop)
-            is_probe = self._breaker.enter(stop)
+            is_probe = not even_if_down and self._breaker.enter(stop)
             started = self._clock()
             try:
                 yield

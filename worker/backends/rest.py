@@ -91,6 +91,10 @@ class RestBackend:
             status = error.status
         return f"{self._http.origin} answers ({status})"
 
+    def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
+        """Whether it answers what it has answered before."""
+        return self._http.still_answers(meter, stop)
+
     def reload(self) -> None:
         """Read certificates, key and proxy anew."""
         self._http.reload()

@@ -13,19 +13,23 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from errno import EINVAL, EXDEV
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from worker import files, log, tables
-from worker.errors import DeliveryError, Paused
+from worker.errors import DeliveryError, LeftAlone, Paused, ServerFault, Stopping
 from worker.jobs import Jobs
 from worker.ledger import Ledger
-from worker.records import Chunk, Delivery, Entry, Input, Reading
+from worker.records import Attempt, Chunk, Delivery, Entry, Input, Reading
 from worker.sockets import Opening
 from worker.triggers.settlement import Folders, Settlement
+
+# How attempts end that have not come to a call: by a death, by a stop, or before a backend that is left alone.
+_SILENT = frozenset({"", Stopping.__name__, LeftAlone.__name__})
 
 TRIGGERS = ("inbox", "process")
 
@@ -115,6 +119,7 @@ class Claims:
             guard=partial(self._ledger.guard, entry),
             settle=lambda error: self._settlement.settle(entry, delivery, error),
             job=entry.job,
+            faults=_faults(self._ledger.attempts(entry.id)) if entry.attempts > 1 else 0,
         )
         return delivery
 
@@ -163,6 +168,12 @@ def digest(path: Path) -> str:
     """A file's SHA-256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _faults(attempts: Iterable[Attempt]) -> int:
+    """How many of the last ones ended in a ``ServerFault``; those that came to no call say nothing."""
+    ended = [attempt.error for attempt in attempts if attempt.error not in _SILENT]
+    return sum(1 for _ in takewhile(ServerFault.__name__.__eq__, reversed(ended)))
 
 
 def _read_unchanged(path: Path, sha256: str, seen: os.stat_result | None, reading: Reading) -> Iterator[Chunk]:

@@ -1,0 +1,108 @@
+"""A row that a backend breaks over, and an outage, look alike at first: how they are told apart."""
+
+import threading
+
+import pytest
+from deliveries import delivery
+from fake_backend import answer, opened, opened_fhir, query
+
+from worker.context import MOST_FAULTS, DeliveryContext, State
+from worker.declare import job
+from worker.errors import LeftAlone, Refused, ServerFault, Unavailable
+from worker.execution import Execution
+from worker.records import Row
+
+BAD = Row({"id": "bad"}, index=1, line=17)
+GOOD = Row({"id": "good"}, index=0, line=2)
+
+
+@job(files="*.csv")
+def ask(row, ctx):
+    """Asks for each row."""
+    return ctx.rest["billing"].get(f"/plans/{row['id']}")
+
+
+class Setting:
+    """One attempt at a delivery, some earlier ones of which have ended in a server's fault."""
+
+    def __init__(self, faults, **retries):
+        self.is_down = False
+        self.billing = opened(self.answer, retries=0, **retries)
+        made = delivery(job="ask", faults=faults)
+        backends = {"billing": self.billing.backend}
+        self.execution = Execution(ask, DeliveryContext(made, backends, State(dict, {}), threading.Event()))
+
+    def answer(self, request):
+        return answer(status=500) if self.is_down or request.url.endswith("bad") else answer({})
+
+
+def test_a_row_that_a_backend_broke_over_in_ten_attempts_is_rejected_if_it_still_answers_others():
+    setting = Setting(MOST_FAULTS - 1)
+    setting.execution.row(GOOD)
+    outcome = setting.execution.row(BAD)
+    assert (outcome.error, outcome.line) == ("ServerFault", 17)
+    assert outcome.detail == "billing: answered 500, and that in 10 attempts, while it answers other calls"
+    assert setting.billing.transport.urls == ["/plans/good", "/plans/bad", "/plans/good"]
+
+
+def test_a_row_waits_for_a_backend_that_answers_nobody_any_more():
+    setting = Setting(MOST_FAULTS + 100)
+    setting.execution.row(GOOD)
+    setting.is_down = True
+    with pytest.raises(ServerFault):
+        setting.execution.row(BAD)
+
+
+def test_a_row_waits_where_nothing_was_answered_yet():
+    with pytest.raises(ServerFault):
+        Setting(MOST_FAULTS + 100).execution.row(BAD)
+
+
+def test_a_row_waits_before_its_tenth_attempt_and_its_line_is_told():
+    setting = Setting(MOST_FAULTS - 2)
+    setting.execution.row(GOOD)
+    with pytest.raises(ServerFault) as caught:
+        setting.execution.row(BAD)
+    assert caught.value.detail == "billing: answered 500 (line 17)"
+    assert setting.billing.transport.urls == ["/plans/good", "/plans/bad"]
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_gateway_or_a_busy_backend_is_never_the_rows_fault(status):
+    setting = Setting(MOST_FAULTS + 100)
+    setting.execution.row(GOOD)
+    setting.answer = None
+    setting.billing.transport._script = lambda _: answer(status=status)
+    with pytest.raises(Unavailable) as caught:
+        setting.execution.row(BAD)
+    assert not isinstance(caught.value, ServerFault)
+
+
+def test_a_circuit_that_the_row_itself_has_opened_does_not_keep_it_waiting():
+    setting = Setting(MOST_FAULTS - 2)
+    setting.execution.row(GOOD)
+    for _ in range(10):
+        with pytest.raises(ServerFault):
+            setting.execution.row(BAD)
+        setting.billing.time.now += 1
+    with pytest.raises(LeftAlone):
+        setting.execution.row(GOOD)
+    setting.execution._context.delivery.faults += 1
+    setting.billing.time.now += 60
+    assert setting.execution.row(BAD).error == "ServerFault"
+    assert not setting.execution.row(GOOD).error
+
+
+def test_a_fhir_server_that_breaks_over_several_reads_at_once_is_asked_for_each():
+    def respond(request):
+        ids = [value for name, value in query(request) if name == "_id"] or [request.url.rpartition("/")[2]]
+        if "bad" in ids[0]:
+            return answer(status=500)
+        return answer({"resourceType": "Practitioner", "id": ids[0]})
+
+    ehr = opened_fhir(respond, retries=0).at()
+    with pytest.raises(ServerFault):
+        ehr.read_many("Practitioner", ["good", "bad"])
+    assert ehr.read("Practitioner", "good")["id"] == "good"
+    with pytest.raises(Refused):
+        ehr.resources("Practitioner").search(_id="good").get()
