@@ -1,9 +1,11 @@
 """The broker: one thread that owns the connections, messages in, confirmed messages out.
 
-messages, topology, address   what there is                     acks, backoff, properties   what can be worked out
-wire, codec                   pika, and nobody else knows it     steps                       answers in order
-link                          a connection, made again           declaring                   queues as they must be
-consuming, publishing         a channel, opened again            broker, probe               all of it together
+broker, probe                          all of it together
+consuming, publishing                  a channel, opened again and again; declaring: the queues as they must be
+link                                   a connection, made again and again
+wire                                   connections and channels, asked in steps
+loop, connection, codec, losses        pika's; nobody above knows it
+messages, topology, properties, ...    what there is, and what can be worked out without a broker
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ from functools import partial
 from random import random as any_number
 
 from worker import log
+from worker.amqp.connection import Options
 from worker.amqp.consuming import Consumption, Receive
 from worker.amqp.link import Addresses, Link, State
+from worker.amqp.loop import Loop
 from worker.amqp.messages import Outgoing
 from worker.amqp.publishing import Done, Publisher
 from worker.amqp.topology import DIRECT_REPLY, Topology
-from worker.amqp.wire import Loop, Options
 from worker.broker_address import Address
 from worker.secret import Secret
 from worker.settings import AmqpSettings

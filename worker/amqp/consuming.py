@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from worker import log
@@ -12,10 +13,12 @@ from worker.amqp import codec, declaring
 from worker.amqp.acks import Acks
 from worker.amqp.backoff import Backoff
 from worker.amqp.link import Link, said
+from worker.amqp.loop import Bell, Loop
+from worker.amqp.losses import Lost
 from worker.amqp.messages import Message
 from worker.amqp.steps import Steps, follow
 from worker.amqp.topology import Topology
-from worker.amqp.wire import Bell, Channel, Loop, Lost, Wire
+from worker.amqp.wire import Channel, Wire
 
 Receive = Callable[[list[Message]], None]
 """Takes what has arrived, on the loop's thread: it must not wait."""
@@ -61,13 +64,11 @@ class Intake:
             self._settled.clear()
             return
         done = [self._settled.popleft() for _ in range(len(self._settled))]
-        try:
+        with self._channel.gathered(), suppress(Lost):  # in which case the messages come again
             for tag, multiple in self._acks.settle([tag for tag, requeue in done if not requeue]):
                 self._channel.ack(tag, multiple=multiple)
             for tag in self._acks.put_back(tag for tag, requeue in done if requeue):
                 self._channel.requeue(tag)
-        except Lost:  # the messages come again
-            self._settled.clear()
 
 
 class Consumption:

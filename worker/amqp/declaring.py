@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+from worker.amqp.losses import Declined
 from worker.amqp.steps import Step
 from worker.amqp.topology import Queue, Topology, mismatch
-from worker.amqp.wire import Channel, Declined, Wire
+from worker.amqp.wire import Channel, Wire
 from worker.errors import ConfigError, Problem
 
 NOT_FOUND = 404

@@ -11,7 +11,10 @@ from typing import Protocol
 
 from worker import log
 from worker.amqp.backoff import Backoff
-from worker.amqp.wire import Declined, Loop, Options, Wire
+from worker.amqp.connection import Options
+from worker.amqp.loop import Loop
+from worker.amqp.losses import Declined
+from worker.amqp.wire import Wire
 from worker.broker_address import Address
 from worker.errors import ConfigError
 

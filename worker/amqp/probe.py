@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from worker.amqp import broker, declaring
 from worker.amqp.link import said
+from worker.amqp.loop import Loop
 from worker.amqp.steps import Steps, follow
 from worker.amqp.topology import Topology
-from worker.amqp.wire import Loop, Wire
+from worker.amqp.wire import Wire
 from worker.broker_address import Address
 from worker.errors import ConfigError, Unavailable
 from worker.settings import AmqpSettings

@@ -27,14 +27,17 @@ _TEXTS = (
 def check(outgoing: Outgoing) -> None:
     """Raise ``DeliveryError`` for what cannot be sent; the sentence names the place, not the value."""
     for name in _TEXTS:
-        _check_text(name, getattr(outgoing, name))
+        text = getattr(outgoing, name)
+        if type(text) is not str or len(text) > _SHORT or not text.isascii() or "\0" in text:
+            _check_text(name, text)
     if not outgoing.message_id:
         raise DeliveryError("the message to send has no message_id")
     if not isinstance(outgoing.body, bytes):
         raise DeliveryError(f"the body of the message to send is {type(outgoing.body).__name__}, not bytes")
     if outgoing.expiration is not None and not 0 <= outgoing.expiration <= _LONGEST_EXPIRATION:
         raise DeliveryError("the message to send has an expiration that is out of range")
-    _check_value("headers", dict(outgoing.headers), _DEPTH)
+    if outgoing.headers:
+        _check_value("headers", outgoing.headers, _DEPTH)
 
 
 def _check_text(name: str, text: object) -> None:

@@ -11,9 +11,11 @@ from worker import log
 from worker.amqp.backoff import Backoff
 from worker.amqp.codec import Encoded
 from worker.amqp.link import Link
+from worker.amqp.loop import Bell, Loop
+from worker.amqp.losses import Declined, Lost
 from worker.amqp.messages import Outgoing, Sent
 from worker.amqp.steps import Steps, follow
-from worker.amqp.wire import Bell, Channel, Declined, Loop, Lost, Wire
+from worker.amqp.wire import Channel, Wire
 
 MOST_MESSAGES = 2_000
 MOST_BYTES = 32 << 20
@@ -118,15 +120,17 @@ class Publisher:
             self._numbered += 1
             item.number = self._numbered
             self._waiting.append(item)
-        while self._waiting and self._channel and self._may_send():
+        if self._waiting and self._channel:
+            with self._channel.gathered(), suppress(Lost):  # of which the channel tells: all is sent again then
+                self._send_to(self._channel)
+
+    def _send_to(self, channel: Channel) -> None:
+        while self._waiting and self._may_send():
             item = self._waiting.popleft()
             self._last += 1
             self._sent[self._last] = item
             self._bytes += len(item.outgoing.body)
-            try:
-                self._channel.publish(item.outgoing, item.encoded)
-            except Lost:  # the channel says so itself, and then all that was sent is sent again
-                return
+            channel.publish(item.outgoing, item.encoded)
 
     def _may_send(self) -> bool:
         most = 1 if self._suspects else MOST_MESSAGES

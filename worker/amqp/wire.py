@@ -1,138 +1,23 @@
-"""Loop, connections and channels, as the rest of the package sees them. Together with ``codec`` all that knows pika.
-
-All of it belongs to the thread of the loop; only ``Loop.wake`` is for others. No callback lets an exception out: pika
-would abort the connection for it.
-"""
+"""Connections and channels, as the rest of the package sees them; all of it belongs to the thread of the loop."""
 
 from __future__ import annotations
 
-import logging
-import ssl
-import struct
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
-import pika
-from pika import exceptions, frame, spec
-from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika import exceptions, spec
 
-from worker import log
 from worker.amqp import codec
+from worker.amqp.connection import Connection, Options, parameters
+from worker.amqp.loop import Loop, guarded
+from worker.amqp.losses import translated
 from worker.amqp.messages import Outgoing
 from worker.amqp.steps import Step
 from worker.amqp.topology import Queue
 from worker.broker_address import Address
 
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # whatever it says at each try arrives here as an exception, too
-
 _Frame = Any  # pika's, which says little about its types
-
-
-class Lost(Exception):
-    """The connection is gone; a sentence says why."""
-
-
-class Declined(Exception):
-    """The broker closed the channel or connection for what was asked: its code (AMQP 0-9-1 section 1.3), its words."""
-
-    def __init__(self, code: int, said: str) -> None:
-        self.code = code
-        self.said = said
-        super().__init__(f"{code} {said}")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to connect; times are seconds."""
-
-    name: str
-    heartbeat: int = 30
-    blocked_timeout: float = 300
-    connect_timeout: float = 10
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
-
-    def tls(self) -> ssl.SSLContext:
-        """Read anew at each connection, so that certificates may be rotated; raises ``OSError``."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.client_cert:
-            context.load_cert_chain(self.client_cert, self.client_key)
-        return context
-
-
-def guarded(callback: Callable[..., None]) -> Callable[..., None]:
-    """The callback, with what it raises logged and kept away from the loop."""
-
-    def call(*values: Any) -> None:
-        try:
-            callback(*values)
-        except Exception:  # noqa: BLE001 - whatever it is
-            log.get_logger().exception("broker callback failed")
-
-    return call
-
-
-class Loop:
-    """Waits for sockets and timers. What it was woken for is kept even if it has to begin anew."""
-
-    def __init__(self) -> None:
-        self._woken: deque[Callable[[], None]] = deque()
-        self.io = IOLoop()
-
-    def run(self) -> None:
-        """Return after ``stop``; whatever pika lets escape is raised."""
-        self.io.start()
-
-    def renew(self) -> None:
-        """Forget connections and timers, after ``run`` has raised."""
-        self.io = IOLoop()
-        self.io.add_callback_threadsafe(self._answer)
-
-    def stop(self) -> None:
-        """End ``run``."""
-        self.io.stop()
-
-    def close(self) -> None:
-        """Give back what it waits with; who wakes it from now on does so in vain."""
-        self.io.close()
-
-    def wake(self, callback: Callable[[], None]) -> None:
-        """Call it soon, on the loop's thread; from any thread."""
-        self._woken.append(callback)
-        self.io.add_callback_threadsafe(self._answer)
-
-    def _answer(self) -> None:
-        if self._woken:
-            guarded(self._woken.popleft())()
-
-    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call it after a while; returns what cancels that."""
-        timer = self.io.call_later(seconds, guarded(callback))
-        return lambda: self.io.remove_timeout(timer)
-
-
-class Bell:
-    """Wakes the loop for a callback, once however often it rings before the callback is called; from any thread."""
-
-    def __init__(self, loop: Loop, callback: Callable[[], None]) -> None:
-        self._loop = loop
-        self._callback = callback
-        self._rung = False
-
-    def ring(self) -> None:
-        """Ask for the callback; what was appended to a deque before will be seen by it."""
-        if not self._rung:
-            self._rung = True
-            self._loop.wake(self._answer)
-
-    def _answer(self) -> None:
-        self._rung = False
-        self._callback()
 
 
 class Wire:
@@ -149,11 +34,11 @@ class Wire:
         blocked: Callable[[str], None],
     ) -> None:
         self._closed = guarded(closed)
-        self._connection = _Connection(
-            _parameters(address, options),
+        self._connection = Connection(
+            parameters(address, options),
             on_open_callback=guarded(lambda _: opened()),
-            on_open_error_callback=guarded(lambda _, error: self._closed(_translated(error))),
-            on_close_callback=guarded(lambda _, error: self._closed(_translated(error))),
+            on_open_error_callback=guarded(lambda _, error: self._closed(translated(error))),
+            on_close_callback=guarded(lambda _, error: self._closed(translated(error))),
             custom_ioloop=loop.io,
         )
         self._connection.add_on_connection_blocked_callback(
@@ -208,9 +93,9 @@ class Channel:
         try:
             self._channel = self._connection.channel(on_open_callback=guarded(opened))
         except exceptions.AMQPError as error:
-            failed(_translated(error))
+            failed(translated(error))
             return
-        self._channel.add_on_close_callback(guarded(lambda _, error: self._end(_translated(error))))
+        self._channel.add_on_close_callback(guarded(lambda _, error: self._end(translated(error))))
 
     def _end(self, error: Exception) -> None:
         self.is_open = False
@@ -228,7 +113,7 @@ class Channel:
                 ask(guarded(answered))
             except exceptions.AMQPError as error:
                 self._failed = None
-                failed(_translated(error))
+                failed(translated(error))
 
         return step
 
@@ -289,92 +174,19 @@ class Channel:
         """Put a message back; raises ``Lost``."""
         self._send(self._channel.basic_nack, tag, False, True)
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Send all that is published and settled in the ``with`` at once."""
+        found: AbstractContextManager[None] = self._connection.gathered()
+        return found
+
     @staticmethod
     def _send(method: Callable[..., None], *values: Any, **named: Any) -> None:
         try:
             method(*values, **named)
         except exceptions.AMQPError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     def close(self) -> None:
         """Say goodbye to it; the broker requeues what is not settled."""
         if self._channel.is_open:
             self._channel.close()
-
-
-class _Connection(pika.SelectConnection):  # type: ignore[misc]  # says little about its types
-    """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery."""
-
-    def _read_frame(self) -> tuple[int, Any]:
-        try:
-            found: tuple[int, Any] = super()._read_frame()
-            return found
-        except exceptions.InvalidFrameError:
-            raise
-        except Exception:  # noqa: BLE001 - a decoder that is given anything may raise anything
-            return self._salvaged()
-
-    def _salvaged(self) -> tuple[int, Any]:
-        kind, channel, size = struct.unpack_from(">BHI", self._frame_buffer)
-        content = bytes(self._frame_buffer[7 : 7 + size])
-        if kind != spec.FRAME_HEADER:
-            raise exceptions.InvalidFrameError("a frame that cannot be read")
-        return 8 + size, frame.Header(channel, struct.unpack_from(">Q", content, 4)[0], codec.readable(content[12:]))
-
-
-def _parameters(address: Address, options: Options) -> pika.ConnectionParameters:
-    return pika.ConnectionParameters(
-        host=address.host,
-        port=address.port,
-        virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(address.user, address.password, erase_on_connect=True),
-        ssl_options=pika.SSLOptions(options.tls(), address.host) if address.encrypted else None,
-        heartbeat=options.heartbeat,
-        blocked_connection_timeout=options.blocked_timeout,
-        socket_timeout=options.connect_timeout,
-        stack_timeout=options.connect_timeout * 1.5,
-        connection_attempts=1,
-        frame_max=codec.FRAME_MAX,
-        client_properties={"connection_name": options.name, "product": "Longshore"},
-    )
-
-
-def _translated(error: BaseException) -> Exception:
-    """What pika says, as one of ours; its own text may hold anything."""
-    match error:
-        case exceptions.ProbableAuthenticationError():
-            return Lost("the broker does not take this user and password")
-        case exceptions.ProbableAccessDeniedError():
-            return Lost("the broker has no such virtual host, or not for this user")
-        case exceptions.ConnectionClosedByBroker() | exceptions.ChannelClosedByBroker():
-            return Declined(error.reply_code, error.reply_text)
-        case exceptions.ConnectionClosedByClient() | exceptions.ChannelClosedByClient():
-            return Lost("closed by this worker")
-        case exceptions.ConnectionBlockedTimeout():
-            return Lost("the broker blocked it for too long")
-        case exceptions.AMQPHeartbeatTimeout():
-            return Lost("the broker has gone silent")
-        case exceptions.IncompatibleProtocolError():
-            return Lost("what answers there does not speak AMQP 0-9-1")
-    return Lost(_system_reason(error))
-
-
-def _system_reason(error: BaseException) -> str:
-    for inner in _chain(error):
-        if isinstance(inner, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {inner.verify_message}"
-        if isinstance(inner, ssl.SSLError):
-            return f"TLS failed: {inner.reason or 'broken off'}"
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        if isinstance(inner, TimeoutError):
-            return "no answer in time"
-    return "the connection was cut"
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error and those that it was made from, outermost first."""
-    inner = [each for each in error.args if isinstance(each, BaseException)]
-    if isinstance(error, AMQPConnectorException | exceptions.AMQPConnectionWorkflowFailed):
-        inner += list(getattr(error, "exceptions", ()))
-    return [error, *(found for each in inner for found in _chain(each))]

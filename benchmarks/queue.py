@@ -1,0 +1,109 @@
+"""How many requests a second become replies, without work, beside pika alone on the same broker.
+
+    .venv/bin/python benchmarks/queue.py --rounds 3 --messages 20000
+
+Each reply is confirmed by the broker before its request is acknowledged, and both queues are quorum queues. The
+clients take turns; a round is from the first reply in its queue to the last. Needs RabbitMQ's server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from servers.rabbitmq import RabbitMQ, rabbitmq  # noqa: E402 - found only now
+
+CLIENTS = Path(__file__).with_name("queue_clients.py")
+REQUESTS, REPLIES = "requests", "replies"
+QUORUM = {"x-queue-type": "quorum"}
+BODY = b'{"client_id": "0000001", "note": "' + b"x" * 464 + b'"}'
+LOOK_SECONDS = 0.02
+START_SECONDS = 60
+
+
+def fill(channel: BlockingChannel, count: int) -> None:
+    """Put so many requests into the queue."""
+    for number in range(count):
+        properties = pika.BasicProperties(
+            content_type="application/json", delivery_mode=2, message_id=f"m{number}", reply_to=REPLIES
+        )
+        channel.basic_publish("", REQUESTS, BODY, properties)
+    while depth(channel, REQUESTS) < count:
+        time.sleep(LOOK_SECONDS)
+
+
+def depth(channel: BlockingChannel, queue: str) -> int:
+    """How many messages are ready in a queue."""
+    return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+@contextmanager
+def client(name: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One that answers, until the end of the block."""
+    process = subprocess.Popen([sys.executable, str(CLIENTS), name, url], stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def rate(broker: RabbitMQ, name: str, count: int) -> float:
+    """Replies a second."""
+    with broker.connect() as connection:
+        channel = connection.channel()
+        for queue in (REQUESTS, REPLIES):
+            channel.queue_purge(queue)
+        fill(channel, count)
+        with client(name, broker.url()) as process:
+            begun, first = wait_for(channel, 1, process)
+            ended, last = wait_for(channel, count, process)
+    return (last - first) / (ended - begun)
+
+
+def wait_for(channel: BlockingChannel, count: int, process: subprocess.Popen[bytes]) -> tuple[float, int]:
+    """When there were at least so many replies, and how many there were."""
+    deadline = time.perf_counter() + START_SECONDS
+    while (found := depth(channel, REPLIES)) < count:
+        if process.poll() is not None or time.perf_counter() > deadline:
+            raise SystemExit(f"only {found} replies: {process.stderr.read().decode() if process.stderr else ''}")
+        time.sleep(LOOK_SECONDS)
+    return time.perf_counter(), found
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--messages", type=int, default=20_000)
+    arguments.add_argument("--clients", nargs="+", default=["raw", "broker"])
+    options = arguments.parse_args()
+    rates: dict[str, list[float]] = {name: [] for name in options.clients}
+    with rabbitmq() as broker:
+        with broker.connect() as connection:
+            for queue in (REQUESTS, REPLIES):
+                connection.channel().queue_declare(queue, durable=True, arguments=QUORUM)
+        for _ in range(options.rounds):
+            for name, found in rates.items():
+                found.append(rate(broker, name, options.messages))
+    usual = {name: statistics.median(found) for name, found in rates.items()}
+    print(f"{'client':>10} {'messages/s':>12} {'ratio':>8}")
+    for name, each in usual.items():
+        print(f"{name:>10} {each:>12,.0f} {each / usual[options.clients[0]]:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Answers requests from one queue on another, without work: run by queue.py, ended by a signal.
+
+    queue_clients.py raw|broker URL
+
+``raw`` is pika's SelectConnection and as little as can be beside it: pipelined confirms, one multiple ack for what is
+confirmed. ``broker`` is what the worker has, without the worker.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+REQUESTS, REPLIES, PREFETCH = "requests", "replies", 300
+
+
+def raw(url: str) -> None:
+    import pika
+
+    def opened(connection: pika.SelectConnection) -> None:
+        connection.channel(on_open_callback=ready)
+
+    def ready(channel: pika.channel.Channel) -> None:
+        # A reply's number is its request's delivery tag, as both count from 1
+
+        def confirmed(frame: pika.frame.Method) -> None:
+            channel.basic_ack(frame.method.delivery_tag, multiple=frame.method.multiple)
+
+        def arrived(
+            _channel: pika.channel.Channel, _method: pika.spec.Basic.Deliver, found: pika.BasicProperties, body: bytes
+        ) -> None:
+            properties = pika.BasicProperties(
+                content_type="application/json",
+                delivery_mode=2,
+                correlation_id=found.message_id,
+                message_id=f"{found.message_id}-reply",
+                type="result",
+            )
+            channel.basic_publish("", REPLIES, body, properties, mandatory=True)
+
+        channel.confirm_delivery(confirmed)
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(REQUESTS, arrived)
+
+    pika.SelectConnection(pika.URLParameters(url), on_open_callback=opened).ioloop.start()
+
+
+def broker(url: str) -> None:
+    from worker.amqp import Broker, Message, Outgoing, QueueTopology
+    from worker.secret import Secret
+    from worker.settings import AmqpSettings
+
+    client = Broker.of(AmqpSettings(url=Secret(url)))
+
+    def receive(messages: list[Message]) -> None:
+        for message in messages:
+            reply = Outgoing(
+                REPLIES,
+                message.body,
+                f"{message.message_id}-reply",
+                correlation_id=message.message_id,
+                content_type="application/json",
+                type="result",
+            )
+            client.publish(reply, lambda _, message=message: message.ack())
+
+    client.start()
+    client.consume(QueueTopology(REQUESTS, REPLIES), prefetch=PREFETCH, receive=receive)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    {"raw": raw, "broker": broker}[sys.argv[1]](sys.argv[2])

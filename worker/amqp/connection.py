@@ -1,0 +1,99 @@
+"""pika's connection, with what it lacks: it survives any properties, and sends many frames at once."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pika
+from pika import exceptions, frame, spec
+
+from worker.amqp import codec
+from worker.broker_address import Address
+
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # whatever it says at each try arrives here as an exception, too
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to connect; times are seconds."""
+
+    name: str
+    heartbeat: int = 30
+    blocked_timeout: float = 300
+    connect_timeout: float = 10
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+
+    def tls(self) -> ssl.SSLContext:
+        """Read anew at each connection, so that certificates may be rotated; raises ``OSError``."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.client_cert:
+            context.load_cert_chain(self.client_cert, self.client_key)
+        return context
+
+
+class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little about its types
+    """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery."""
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        self._gathered: list[bytes] | None = None
+        super().__init__(*values, **named)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Send what is written in here at once: pika would make a system call of each frame, three of a message."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            frames, self._gathered = self._gathered, None
+            if frames and not self.is_closed:
+                super()._output_marshaled_frames([b"".join(frames)])
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        if self._gathered is None:
+            super()._output_marshaled_frames(marshaled_frames)
+        else:
+            self._gathered += marshaled_frames
+
+    def _read_frame(self) -> tuple[int, Any]:
+        try:
+            found: tuple[int, Any] = super()._read_frame()
+            return found
+        except exceptions.InvalidFrameError:
+            raise
+        except Exception:  # noqa: BLE001 - a decoder that is given anything may raise anything
+            return self._salvaged()
+
+    def _salvaged(self) -> tuple[int, Any]:
+        kind, channel, size = struct.unpack_from(">BHI", self._frame_buffer)
+        content = bytes(self._frame_buffer[7 : 7 + size])
+        if kind != spec.FRAME_HEADER:
+            raise exceptions.InvalidFrameError("a frame that cannot be read")
+        return 8 + size, frame.Header(channel, struct.unpack_from(">Q", content, 4)[0], codec.readable(content[12:]))
+
+
+def parameters(address: Address, options: Options) -> pika.ConnectionParameters:
+    """As pika wants them; raises ``OSError`` for certificates that cannot be read."""
+    return pika.ConnectionParameters(
+        host=address.host,
+        port=address.port,
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password, erase_on_connect=True),
+        ssl_options=pika.SSLOptions(options.tls(), address.host) if address.encrypted else None,
+        heartbeat=options.heartbeat,
+        blocked_connection_timeout=options.blocked_timeout,
+        socket_timeout=options.connect_timeout,
+        stack_timeout=options.connect_timeout * 1.5,
+        connection_attempts=1,
+        frame_max=codec.FRAME_MAX,
+        client_properties={"connection_name": options.name, "product": "Longshore"},
+    )

@@ -1,0 +1,81 @@
+"""The one loop, and how to get a word in from other threads. No callback lets an exception out: pika would abort."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pika.adapters.select_connection import IOLoop
+
+from worker import log
+
+
+def guarded(callback: Callable[..., None]) -> Callable[..., None]:
+    """The callback, with what it raises logged and kept away from the loop."""
+
+    def call(*values: Any) -> None:
+        try:
+            callback(*values)
+        except Exception:  # noqa: BLE001 - whatever it is
+            log.get_logger().exception("broker callback failed")
+
+    return call
+
+
+class Loop:
+    """Waits for sockets and timers. What it was woken for is kept even if it has to begin anew."""
+
+    def __init__(self) -> None:
+        self._woken: deque[Callable[[], None]] = deque()
+        self.io = IOLoop()
+
+    def run(self) -> None:
+        """Return after ``stop``; whatever pika lets escape is raised."""
+        self.io.start()
+
+    def renew(self) -> None:
+        """Forget connections and timers, after ``run`` has raised."""
+        self.io = IOLoop()
+        self.io.add_callback_threadsafe(self._answer)
+
+    def stop(self) -> None:
+        """End ``run``."""
+        self.io.stop()
+
+    def close(self) -> None:
+        """Give back what it waits with; who wakes it from now on does so in vain."""
+        self.io.close()
+
+    def wake(self, callback: Callable[[], None]) -> None:
+        """Call it soon, on the loop's thread; from any thread."""
+        self._woken.append(callback)
+        self.io.add_callback_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        if self._woken:
+            guarded(self._woken.popleft())()
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call it after a while; returns what cancels that."""
+        timer = self.io.call_later(seconds, guarded(callback))
+        return lambda: self.io.remove_timeout(timer)
+
+
+class Bell:
+    """Wakes the loop for a callback, once however often it rings before the callback is called; from any thread."""
+
+    def __init__(self, loop: Loop, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._rung = False
+
+    def ring(self) -> None:
+        """Ask for the callback; what was appended to a deque before will be seen by it."""
+        if not self._rung:
+            self._rung = True
+            self._loop.wake(self._answer)
+
+    def _answer(self) -> None:
+        self._rung = False
+        self._callback()

@@ -1,0 +1,62 @@
+"""What ends a connection or a channel, in our words: a library's or a broker's may hold anything."""
+
+from __future__ import annotations
+
+import ssl
+
+from pika import exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+
+
+class Lost(Exception):
+    """The connection is gone; a sentence says why."""
+
+
+class Declined(Exception):
+    """The broker closed the channel or connection for what was asked: its code (AMQP 0-9-1 section 1.3), its words."""
+
+    def __init__(self, code: int, said: str) -> None:
+        self.code = code
+        self.said = said
+        super().__init__(f"{code} {said}")
+
+
+def translated(error: BaseException) -> Exception:
+    """What pika says, as one of ours; its own text may hold anything."""
+    match error:
+        case exceptions.ProbableAuthenticationError():
+            return Lost("the broker does not take this user and password")
+        case exceptions.ProbableAccessDeniedError():
+            return Lost("the broker has no such virtual host, or not for this user")
+        case exceptions.ConnectionClosedByBroker() | exceptions.ChannelClosedByBroker():
+            return Declined(error.reply_code, error.reply_text)
+        case exceptions.ConnectionClosedByClient() | exceptions.ChannelClosedByClient():
+            return Lost("closed by this worker")
+        case exceptions.ConnectionBlockedTimeout():
+            return Lost("the broker blocked it for too long")
+        case exceptions.AMQPHeartbeatTimeout():
+            return Lost("the broker has gone silent")
+        case exceptions.IncompatibleProtocolError():
+            return Lost("what answers there does not speak AMQP 0-9-1")
+    return Lost(_system_reason(error))
+
+
+def _system_reason(error: BaseException) -> str:
+    for inner in _chain(error):
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {inner.verify_message}"
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS failed: {inner.reason or 'broken off'}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        if isinstance(inner, TimeoutError):
+            return "no answer in time"
+    return "the connection was cut"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and those that it was made from, outermost first."""
+    inner = [each for each in error.args if isinstance(each, BaseException)]
+    if isinstance(error, AMQPConnectorException | exceptions.AMQPConnectionWorkflowFailed):
+        inner += list(getattr(error, "exceptions", ()))
+    return [error, *(found for each in inner for found in _chain(each))]
