@@ -18,7 +18,8 @@ from certificates import Authority
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from worker.backends.curl import BodyTooLong, CurlAdapter
+from worker.backends.curl import CurlAdapter
+from worker.backends.unfold import BodyTooLong
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -376,6 +377,41 @@ def test_closing_lets_an_answer_under_way_come_and_then_hangs_up(curl, serve):
         closed.set()
         assert answer.result(5).content == b"{}"
     assert server.hung_up.wait(5)
+
+
+def test_what_a_server_says_unasked_is_nobodys_answer(curl, serve):
+    server = serve(lambda _: [OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother"])
+    for _ in range(3):
+        assert ask(curl, server.url).content == b"{}"
+        time.sleep(0.05)
+    assert len({seen.port for seen in server.seen}) == 3
+
+
+def test_an_answer_that_comes_before_the_body_was_taken_is_heard(curl):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+        def refuse():
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+                time.sleep(1)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        assert ask(curl, url, "POST", b"x" * 2**25, timeout=0.3).status_code == 413
+
+
+def test_a_silence_is_noticed_in_time_and_costs_the_next_call_nothing(curl, serve):
+    def pause(seen):
+        yield OK[:-1]
+        time.sleep(0.9 if seen.line.startswith("GET /plans/long") else 0.2)
+        yield OK[-1:]
+
+    server = serve(pause)
+    assert ask(curl, server.url, timeout=0.5).content == b"{}"
+    with pytest.raises(requests.ReadTimeout):
+        ask(curl, f"{server.url}/long", timeout=0.5)
+    assert ask(curl, server.url, timeout=0.5).content == b"{}"
 
 
 def test_cookies_are_not_sent_back(transport, serve):

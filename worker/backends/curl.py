@@ -1,51 +1,54 @@
-"""HTTP by libcurl under the API of ``requests``: the interpreter is free from a request until its answer is there.
+"""HTTP under the API of ``requests``: connections are libcurl's, and a call is two system calls on one of them.
 
-A handle of libcurl's serves one thread at a time and keeps one connection; whoever sends takes an idle one.
+libcurl resolves, connects, goes through proxies and does TLS; the messages are ours (``http1``). Were they libcurl's,
+it would come back into Python for every header of an answer, and each time would have to wait for its turn among all
+threads: at 128 calls in flight that is twice the time. The socket blocks, so that a thread waits in the kernel,
+without Python's lock, from its request until there is an answer.
 """
 
 from __future__ import annotations
 
-import math
 import os
+import socket
+import struct
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pycurl
 import requests
-from requests.adapters import BaseAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_encoding_from_headers, select_proxy
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
+
+from worker.backends.http1 import Answer, read_answer, request_bytes
 
 Timeout = None | float | tuple[float | None, float | None]
 Certificate = None | bytes | str | tuple[bytes | str, bytes | str]
 
 _ALWAYS = (
+    (pycurl.CONNECT_ONLY, 1),
     (pycurl.NOSIGNAL, 1),
     (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
-    (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),  # a handle's connection has one request at a time
+    (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
     (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
-    (pycurl.ACCEPT_ENCODING, "gzip, deflate"),
     (pycurl.NOPROXY, ""),  # else libcurl looks into the environment by itself
-    (pycurl.HEADEROPT, pycurl.HEADER_SEPARATE),  # the proxy before a TLS server gets no token
-    (pycurl.PATH_AS_IS, 1),
-    (pycurl.MAXCONNECTS, 1),
-    (pycurl.LOW_SPEED_LIMIT, 1),
+    (pycurl.USERAGENT, ""),  # what a proxy need not know
     # Python's signal handlers run on the main thread, in between its own instructions: this gives it some every second.
     (pycurl.XFERINFOFUNCTION, lambda *_: 0),
 )
 _ERRORS = {
+    pycurl.E_OPERATION_TIMEDOUT: requests.ConnectTimeout,
     pycurl.E_SSL_CONNECT_ERROR: requests.exceptions.SSLError,
     pycurl.E_PEER_FAILED_VERIFICATION: requests.exceptions.SSLError,
     pycurl.E_SSL_CACERT_BADFILE: requests.exceptions.SSLError,
     pycurl.E_SSL_CERTPROBLEM: requests.exceptions.SSLError,
     pycurl.E_COULDNT_RESOLVE_PROXY: requests.exceptions.ProxyError,
-    pycurl.E_BAD_CONTENT_ENCODING: requests.exceptions.ContentDecodingError,
 }
-
-
-class BodyTooLong(requests.RequestException):
-    """The answer's body, unfolded, is longer than it may be."""
+_PIECE = 2**16
+_LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
 class CurlAdapter(BaseAdapter):
@@ -61,7 +64,7 @@ class CurlAdapter(BaseAdapter):
         super().__init__()
         self._seconds = seconds
         self._max_body = max_body
-        self._idle: list[_Handle] = []
+        self._idle: defaultdict[_Way, list[_Connection]] = defaultdict(list)
         self._closed = False
         self._process = os.getpid()
 
@@ -74,178 +77,197 @@ class CurlAdapter(BaseAdapter):
         cert: Certificate = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The answer; ``timeout`` is for connecting and for a silence, which is told in whole seconds."""
+        """The answer; ``timeout`` is for connecting, and for a silence before or within an answer."""
+        scheme, _, rest = str(request.url).partition("://")
         proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
-        way = _Way(timeout, verify, cert, proxy)
-        handle = self._take(way)
+        way = _Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
+        if connection := self._take(way):
+            try:
+                return self._exchange(connection, request)
+            except _NotAnswered:  # it was closed since its last use, as any server may do at any time
+                pass
         try:
-            handle.configure(way)
-            response = handle.exchange(request)
+            return self._exchange(_Connection(way), request)
+        except _NotAnswered as error:
+            raise requests.ConnectionError(*error.args) from error
+
+    def _exchange(self, connection: _Connection, request: requests.PreparedRequest) -> Answer:
+        try:
+            answer, is_open = connection.exchange(request, self._seconds, self._max_body)
         except BaseException:
-            handle.close()
+            connection.close()
             raise
-        self._give_back(handle)
-        return response
+        if is_open and not self._closed:
+            self._idle[connection.way].append(connection)
+            if self._closed:
+                self.close()
+        else:
+            connection.close()
+        return answer
 
     def close(self) -> None:
         """Close the connections; those in use, when they are done."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop().close()
 
-    def _take(self, way: _Way) -> _Handle:
+    def _take(self, way: _Way) -> _Connection | None:
         if self._process != os.getpid():
             # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
-            self._parents, self._idle, self._process = self._idle, [], os.getpid()
-        try:
-            handle = self._idle.pop()  # the last one used, so that those too many grow old and are closed by the server
-        except IndexError:
-            return _Handle(self._seconds, self._max_body)
-        if handle.shows_another_certificate(way):
-            handle.close()
-            return _Handle(self._seconds, self._max_body)
-        return handle
-
-    def _give_back(self, handle: _Handle) -> None:
-        self._idle.append(handle)
-        if self._closed:
-            self.close()
+            self._parents, self._idle, self._process = self._idle, defaultdict(list), os.getpid()
+        while True:
+            try:
+                connection = self._idle[way].pop()  # the last one used, so that those too many grow old
+            except IndexError:
+                return None
+            if connection.is_quiet():
+                return connection
+            connection.close()
 
 
 class _Way(NamedTuple):
-    """How a server is reached; the same for all requests to one backend."""
+    """How a server is reached; a connection serves one way."""
 
+    origin: str
     timeout: Timeout
     verify: bool | str
     cert: Certificate
     proxy: str
 
+    @property
+    def timeouts(self) -> tuple[float | None, float | None]:
+        """For connecting, and for a silence."""
+        return self.timeout if isinstance(self.timeout, tuple) else (self.timeout, self.timeout)
 
-class _Handle:
-    """One of libcurl's easy handles with its connection, and the answer that is coming in on it."""
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether a proxy is told the whole URL, instead of being asked for a tunnel."""
+        return self.origin.startswith("http:") and self.proxy.startswith(("http:", "https:"))
 
-    def __init__(self, seconds: float, max_body: int) -> None:
-        self._max_body = max_body
-        self._way: _Way | None = None
-        self._verb = ("GET", False)
-        self._fields: list[bytes] = []
-        self._size = 0
-        self._head: list[bytes] = []
-        self._body: list[bytes] = []
+
+class _NotAnswered(Exception):
+    """The connection ended before the first byte of an answer."""
+
+
+class _Connection:
+    """A connection that libcurl has made, used by one thread at a time."""
+
+    def __init__(self, way: _Way) -> None:
+        self.way = way
+        connecting, self._silence = way.timeouts
+        self._began = self._until = 0.0
+        self._is_answering = False
         self._curl = pycurl.Curl()
-        for option, value in _ALWAYS:
-            self._curl.setopt(option, value)
-        self._curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(seconds))
-        self._curl.setopt(pycurl.HEADERFUNCTION, self._head.append)
-        self._curl.setopt(pycurl.WRITEFUNCTION, self._write)
-
-    def close(self) -> None:
-        self._curl.close()
-
-    def shows_another_certificate(self, way: _Way) -> bool:
-        """A handle cannot be told to forget one."""
-        return self._way is not None and self._way.cert not in (None, way.cert)
-
-    def configure(self, way: _Way) -> None:
-        if way == self._way:
-            return
-        self._way = way
-        connecting, silence = way.timeout if isinstance(way.timeout, tuple) else (way.timeout, way.timeout)
-        self._curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(connecting))
-        self._curl.setopt(pycurl.LOW_SPEED_TIME, math.ceil(silence or 0))
-        self._curl.setopt(pycurl.PROXY, way.proxy)
-        authorities = way.verify if isinstance(way.verify, str) else DEFAULT_CA_BUNDLE_PATH
-        self._curl.unsetopt(pycurl.CAINFO)
-        self._curl.unsetopt(pycurl.CAPATH)
-        self._curl.setopt(pycurl.CAPATH if Path(authorities).is_dir() else pycurl.CAINFO, authorities)
-        if way.cert:
-            certificate, key = way.cert if isinstance(way.cert, tuple) else (way.cert, way.cert)
-            self._curl.setopt(pycurl.SSLCERT, certificate)
-            self._curl.setopt(pycurl.SSLKEY, key)
-
-    def exchange(self, request: requests.PreparedRequest) -> requests.Response:
-        self._ask(request)
-        self._size = 0
-        self._head.clear()
-        self._body.clear()
         try:
-            self._curl.perform()
+            self._connect(connecting)
+            self._socket = socket.socket(fileno=self._curl.getinfo(pycurl.ACTIVESOCKET))
         except pycurl.error as error:
             raise self._translated(*error.args) from error
-        return self._answer(request)
+        self._socket.setblocking(True)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._patience = 0.0
 
-    def _ask(self, request: requests.PreparedRequest) -> None:
-        curl, body = self._curl, request.body
+    def _connect(self, seconds: float | None) -> None:
+        way, curl = self.way, self._curl
+        for option, value in _ALWAYS:
+            curl.setopt(option, value)
+        curl.setopt(pycurl.URL, f"{way.origin}/")
         curl.setopt(pycurl.NOPROGRESS, threading.current_thread() is not threading.main_thread())
-        curl.setopt(pycurl.URL, request.url)
-        verb = str(request.method), body is not None
-        if verb != self._verb:
-            self._verb = verb
-            curl.setopt(pycurl.NOBODY, request.method == "HEAD")
-            if request.method != "HEAD":
-                curl.setopt(pycurl.HTTPGET if body is None else pycurl.POST, 1)
-            curl.setopt(pycurl.CUSTOMREQUEST, request.method)
-        if body is not None:
-            curl.setopt(pycurl.POSTFIELDS, body)
-        fields = [b"Expect:", *(_field(name, value) for name, value in request.headers.items())]
-        if body is not None and "Content-Type" not in request.headers:
-            fields.append(b"Content-Type:")
-        if fields != self._fields:
-            self._fields = fields
-            curl.setopt(pycurl.HTTPHEADER, fields)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round(seconds * 1000)) if seconds else 0)
+        curl.setopt(pycurl.PROXY, way.proxy)
+        authorities = way.verify if isinstance(way.verify, str) else DEFAULT_CA_BUNDLE_PATH
+        curl.setopt(pycurl.CAPATH if Path(authorities).is_dir() else pycurl.CAINFO, authorities)
+        if way.cert:
+            certificate, key = way.cert if isinstance(way.cert, tuple) else (way.cert, way.cert)
+            curl.setopt(pycurl.SSLCERT, certificate)
+            curl.setopt(pycurl.SSLKEY, key)
+        curl.perform()
 
-    def _write(self, piece: bytes) -> int:
-        self._size += len(piece)
-        if self._size > self._max_body:
-            return 0  # less than was given: libcurl hangs up
-        self._body.append(piece)
-        return len(piece)
+    def is_quiet(self) -> bool:
+        """Whether nothing came unasked since the last answer: an end, or what the next call would take for its own."""
+        if time.monotonic() - self._began > _LONGEST_IDLE:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
-    def _answer(self, request: requests.PreparedRequest) -> requests.Response:
-        response = requests.Response()
-        response.status_code = self._curl.getinfo(pycurl.RESPONSE_CODE)
-        _read_head(self._head, response)
-        response.encoding = get_encoding_from_headers(response.headers)
-        response.url = str(request.url)
-        response.request = request
-        response._content = b"".join(self._body)
-        response._content_consumed = True  # type: ignore[attr-defined] # it has no other door for a body that was read
-        return response
+    def close(self) -> None:
+        self._socket.detach()  # libcurl closes it
+        self._curl.close()
+
+    def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
+        """The answer, complete after so many seconds, and whether another can follow; raises ``_NotAnswered``."""
+        self._began, self._is_answering = time.monotonic(), False
+        self._until = self._began + seconds
+        self._be_patient(min(seconds, self._silence or seconds))
+        forwarded = self.way.is_forwarded
+        if forwarded:
+            request = request.copy()
+            request.headers.update(HTTPAdapter().proxy_headers(self.way.proxy))
+        unsent = self._send(request_bytes(request, by_proxy=forwarded))
+        try:
+            answer, is_open = read_answer(request, self._receive, most)
+        except _NotAnswered as error:
+            raise unsent or error from error
+        return answer, is_open and not unsent
+
+    def _send(self, data: bytes) -> Exception | None:
+        """Send all, or return why that cannot be done: there may be an answer all the same, say that it is too much."""
+        at = 0
+        try:
+            at = self._curl.send(data)
+            while at < len(data):
+                self._watch_the_time()
+                at += self._curl.send(memoryview(data)[at:])
+        except BlockingIOError:
+            return requests.ReadTimeout(0, "the request was not taken in time")
+        except pycurl.error as error:
+            return _NotAnswered(*error.args)
+        return None
+
+    def _receive(self) -> bytes:
+        while True:
+            began = time.monotonic()
+            if self._is_answering:
+                self._watch_the_time()
+            try:
+                data: bytes = self._curl.recv(_PIECE)
+            except BlockingIOError:
+                # Also after a signal, whose handler has run by now.
+                if time.monotonic() - began >= 0.9 * self._patience > 0:
+                    raise requests.ReadTimeout(0, "no answer in time") from None
+                continue
+            except pycurl.error as error:
+                if not self._is_answering:
+                    raise _NotAnswered(*error.args) from error
+                raise requests.ConnectionError(*error.args) from error
+            if not data and not self._is_answering:
+                raise _NotAnswered(0, "the connection was closed without an answer")
+            self._is_answering = True
+            return data
+
+    def _watch_the_time(self) -> None:
+        """Wait no longer than until the answer has to be complete."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise requests.ReadTimeout(0, "the answer was not complete in time")
+        self._be_patient(min(left, self._silence or left))
+
+    def _be_patient(self, patience: float) -> None:
+        """Let the kernel wait so many seconds at a time."""
+        if patience != self._patience:
+            self._patience = patience
+            whole = int(patience)
+            timeval = struct.pack("ll", whole, max(1, int((patience - whole) * 1e6)))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
     def _translated(self, code: int, text: str) -> requests.RequestException:
-        if code == pycurl.E_WRITE_ERROR and self._size > self._max_body:
-            return BodyTooLong(code, text)
-        if code == pycurl.E_OPERATION_TIMEDOUT:
-            was_sent = self._curl.getinfo(pycurl.REQUEST_SIZE) > 0
-            return (requests.ReadTimeout if was_sent else requests.ConnectTimeout)(code, text)
         if code == pycurl.E_COULDNT_CONNECT and (number := self._curl.getinfo(pycurl.OS_ERRNO)):
             return requests.ConnectionError(number, os.strerror(number))
         return _ERRORS.get(code, requests.ConnectionError)(code, text)
-
-
-def _milliseconds(seconds: float | None) -> int:
-    return max(1, round(seconds * 1000)) if seconds else 0
-
-
-def _field(name: str, value: str) -> bytes:
-    """A header as libcurl takes it: without a value, it would be left out."""
-    return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
-
-
-def _read_head(lines: Iterable[bytes], response: requests.Response) -> None:
-    """Reason and headers of the last head, behind "100 Continue" and the like; what follows the body is left out."""
-    values: dict[str, str] = {}
-    is_open = False
-    for line in lines:
-        text = line.decode("latin-1").rstrip("\r\n")
-        name, colon, value = text.partition(":")
-        if not is_open and text.startswith("HTTP/"):
-            response.reason = text.partition(" ")[2].partition(" ")[2]
-            response.headers.clear()
-            values.clear()
-            is_open = True
-        elif is_open and colon:
-            key, value = name.lower(), value.strip()
-            response.headers[name] = values[key] = f"{values[key]}, {value}" if key in values else value
-        elif not text:
-            is_open = False

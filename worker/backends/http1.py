@@ -1,0 +1,259 @@
+"""HTTP/1.1 as it goes over a connection (RFC 9112): a request of ``requests`` as bytes, and an answer read whole.
+
+An answer that is not exactly one, by the letter of the RFC, is an error: what follows it on the connection would be
+taken for the answer to another call.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import NoReturn
+
+import requests
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_encoding_from_headers, requote_uri
+
+from worker.backends.unfold import BodyTooLong, unfolded
+
+Receive = Callable[[], bytes]
+"""The next bytes of the connection; none at its end."""
+
+_LONGEST_HEAD = 2**18
+_LONGEST_LINE = 2**12  # of a chunk's size
+_TARGET = re.compile(r"[\x21-\x22\x24-\x7e]+")
+_END = re.compile(rb"\n\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
+_FIELD = re.compile(r"([\w!#$%&'*+.^`|~-]+):[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.ASCII)
+_FOLD = re.compile(r"\r?\n[ \t]+")
+_LINE_END = re.compile(rb"\n")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_NO_BODY = frozenset({204, 304})
+
+
+class Headers(CaseInsensitiveDict[str]):
+    """An answer's headers; those that came several times are joined by commas."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+        # Not by the parent's way in, which takes ten times as long.
+        self._store = {name.lower(): (name, value) for name, value in fields}
+        if len(self._store) < len(fields):
+            self._store.clear()
+            for name, value in fields:
+                before = self._store.get(name.lower())
+                self._store[name.lower()] = (name, f"{before[1]}, {value}" if before else value)
+
+    def copy(self) -> CaseInsensitiveDict[str]:
+        """Another one with the same headers."""
+        return CaseInsensitiveDict(self.items())
+
+
+class Answer(requests.Response):
+    """A response whose body has been read; what few ask for is made when it is asked for."""
+
+    def __init__(self, request: requests.PreparedRequest, status: int, reason: str, headers: Headers) -> None:
+        # Without the parent's, which takes as long as to read the answer.
+        self.request, self.url = request, str(request.url)
+        self.status_code, self.reason, self.headers = status, reason, headers
+        self.history, self.raw, self.elapsed = [], None, timedelta(0)
+        self._content: bytes = b""
+        self._content_consumed = True
+        self._next = None
+
+    @cached_property
+    def encoding(self) -> str | None:  # type: ignore[override] # read and written like the attribute that it stands for
+        """What the headers say of the text's encoding."""
+        return get_encoding_from_headers(self.headers)
+
+    @cached_property
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
+        """None: they are not kept."""
+        return RequestsCookieJar()
+
+
+def request_bytes(request: requests.PreparedRequest, *, by_proxy: bool = False) -> bytes:
+    """Head and body as they are sent; to a proxy with the whole URL. Raises ``requests.exceptions.InvalidURL``."""
+    host, path = _split(str(request.url))
+    target = str(request.url).partition("#")[0] if by_proxy else path
+    lines = [f"{request.method} {target} HTTP/1.1"]
+    given = request.headers
+    if "Host" not in given:
+        lines.append(f"Host: {host}")
+    if "Accept-Encoding" not in given:
+        lines.append("Accept-Encoding: gzip, deflate")
+    lines += [f"{name}: {value}" for name, value in given.items()]
+    body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+    if body and "Content-Length" not in given:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + body
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Host and port as the URL names them, and what stands behind them."""
+    rest = url.partition("://")[2]
+    host, slash, path = rest.partition("/")
+    path = slash + path
+    if not _TARGET.fullmatch(path) or "?" in host:
+        host, path = _split_thoroughly(rest)
+    return host.rpartition("@")[2], path
+
+
+def _split_thoroughly(rest: str) -> tuple[str, str]:
+    end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
+    path = requote_uri(rest[end:].partition("#")[0])
+    path = path if path.startswith("/") else f"/{path}"
+    if not _TARGET.fullmatch(path):
+        raise requests.exceptions.InvalidURL(errno.EINVAL, "the URL has characters that cannot be sent")
+    return rest[:end], path
+
+
+def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) -> tuple[Answer, bool]:
+    """The answer, with a body of ``most`` bytes at the most, and whether the connection can be used again.
+
+    Raises ``BodyTooLong``, and ``requests.ConnectionError`` for what is no whole answer.
+    """
+    incoming = _Incoming(receive)
+    version, answer = _head(request, incoming)
+    while 100 <= answer.status_code < 200:
+        if answer.status_code == 101:
+            _broken("switched to another protocol, unasked")
+        version, answer = _head(request, incoming)
+    headers = answer.headers
+    keeps = _keeps_open(version, headers)
+    if request.method != "HEAD" and answer.status_code not in _NO_BODY:
+        coded = "Transfer-Encoding" in headers
+        if coded or "Content-Length" not in headers:
+            body = b"".join(_bounded(_chunks(incoming, headers) if coded else incoming.rest(), most))
+            keeps = keeps and coded and "Content-Length" not in headers
+        else:
+            body = incoming.take(_checked(_length(headers["Content-Length"]), most))
+        coding = headers.get("Content-Encoding")
+        answer._content = unfolded(body, coding, most) if coding and body else body
+    return answer, keeps and incoming.is_empty
+
+
+def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, Answer]:
+    text = incoming.head().decode("latin-1")
+    if "\n " in text or "\n\t" in text:
+        text = _FOLD.sub(" ", text)
+    status = _STATUS_LINE.match(text)
+    if not status:
+        _broken("answered something that is not HTTP/1.1")
+    fields = _FIELD.findall(text, status.end())
+    if len(fields) != text.count("\n") - 1:
+        _broken("answered a header that is none")
+    return status[1], Answer(request, int(status[2]), status[3] or "", Headers(fields))
+
+
+def _keeps_open(version: str, headers: CaseInsensitiveDict[str]) -> bool:
+    """RFC 9112 section 9.3."""
+    options = headers.get("Connection")
+    if options is None:
+        return version == "1"
+    named = {option.strip() for option in options.lower().split(",")}
+    return "close" not in named and (version == "1" or "keep-alive" in named)
+
+
+def _length(given: str) -> int:
+    """RFC 9112 section 6.3: one number, be it several times."""
+    values = {value.strip() for value in given.split(",")}
+    value = values.pop()
+    if values or not (value.isascii() and value.isdecimal() and len(value) < 16):
+        _broken("answered with a length that is none")
+    return int(value)
+
+
+def _checked(size: int, most: int) -> int:
+    if size > most:
+        raise BodyTooLong
+    return size
+
+
+def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
+    size = 0
+    for piece in pieces:
+        size = _checked(size + len(piece), most)
+        yield piece
+
+
+def _chunks(incoming: _Incoming, headers: CaseInsensitiveDict[str]) -> Iterator[bytes]:
+    """RFC 9112 section 7.1; trailers are left out."""
+    if headers["Transfer-Encoding"].strip().lower() != "chunked":
+        _broken("answered with a transfer coding that was not asked for")
+    while size := incoming.chunk_size():
+        while size:
+            piece = incoming.some(size)
+            size -= len(piece)
+            yield piece
+        if incoming.line().strip():
+            _broken("answered with a chunk longer than it says")
+    while incoming.line().strip():
+        pass
+
+
+class _Incoming:
+    """The bytes of an answer, as they come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._data = b""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._data
+
+    def head(self) -> bytes:
+        """Up to the empty line, with the end of the line before it."""
+        return self._until(_END, _LONGEST_HEAD, keep=1)
+
+    def chunk_size(self) -> int:
+        found = _SIZE.fullmatch(self.line())
+        if not found:
+            _broken("answered with a chunk of no size")
+        return int(found[1], 16)
+
+    def line(self) -> bytes:
+        return self._until(_LINE_END, _LONGEST_LINE, keep=1)
+
+    def _until(self, end: re.Pattern[bytes], most: int, keep: int) -> bytes:
+        while not (found := end.search(self._data)):
+            if len(self._data) > most:
+                _broken("answered with lines that are too long")
+            self._data += self._more()
+        before, self._data = self._data[: found.start() + keep], self._data[found.end() :]
+        return before
+
+    def take(self, size: int) -> bytes:
+        """Exactly so many bytes."""
+        if len(self._data) == size:
+            taken, self._data = self._data, b""
+            return taken
+        pieces = []
+        while size:
+            pieces.append(self.some(size))
+            size -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def some(self, most: int) -> bytes:
+        """At least one byte, and not more than so many."""
+        data = self._data or self._more()
+        taken, self._data = (data, b"") if len(data) <= most else (data[:most], data[most:])
+        return taken
+
+    def rest(self) -> Iterator[bytes]:
+        """All up to the connection's end."""
+        data, self._data = self._data, b""
+        while data or (data := self._receive()):
+            yield data
+            data = b""
+
+    def _more(self) -> bytes:
+        return self._receive() or _broken("broke off before its answer was complete")
+
+
+def _broken(what: str) -> NoReturn:
+    raise requests.ConnectionError(errno.EPROTO, what)

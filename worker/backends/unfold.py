@@ -1,0 +1,61 @@
+"""Bodies that were compressed on their way (RFC 9110 section 8.4.1), unfolded up to a limit."""
+
+from __future__ import annotations
+
+import errno
+import zlib
+
+import requests
+
+_GZIP = 16 + zlib.MAX_WBITS
+_MAGIC = b"\x1f\x8b"
+_CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
+
+
+class BodyTooLong(requests.RequestException):
+    """The answer's body, unfolded, is longer than it may be."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EMSGSIZE, "the answer is too long")
+
+
+def unfolded(body: bytes, codings: str, most: int) -> bytes:
+    """The body without the codings of its ``Content-Encoding``.
+
+    Raises ``BodyTooLong`` where it would have more than ``most`` bytes, and ``requests``' ``ContentDecodingError``.
+    """
+    for coding in reversed([each.strip().lower() for each in codings.split(",")]):
+        if coding not in ("", "identity"):
+            if coding not in _CODINGS:
+                raise _trouble("the answer is compressed in a way that was not asked for")
+            try:
+                body = _inflated(body, coding, most)
+            except zlib.error as error:
+                raise _trouble("the answer is not compressed as it says") from error
+        if len(body) > most:
+            raise BodyTooLong
+    return body
+
+
+def _inflated(body: bytes, coding: str, most: int) -> bytes:
+    window = _CODINGS[coding]
+    if coding == "deflate" and (body[0] & 0x0F != zlib.DEFLATED or int.from_bytes(body[:2], "big") % 31):
+        window = -zlib.MAX_WBITS  # without zlib's frame (RFC 1950), as some servers understand the word
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        machine = zlib.decompressobj(window)
+        pieces.append(machine.decompress(body, most + 1 - size))
+        size += len(pieces[-1])
+        if size > most:
+            break
+        if not machine.eof:
+            raise _trouble("the answer's compressed body is cut")
+        body = machine.unused_data
+        if not body.startswith(_MAGIC):  # a gzip file may go on with another (RFC 1952 section 2.2)
+            break
+    return b"".join(pieces)
+
+
+def _trouble(what: str) -> requests.exceptions.ContentDecodingError:
+    return requests.exceptions.ContentDecodingError(errno.EPROTO, what)
