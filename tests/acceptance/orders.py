@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prepared import Process, longshore
 
 THREADS = 16
 
@@ -45,18 +46,28 @@ def write_clients(path: Path, rows: int, *, first: int = 0) -> None:
 
 
 @contextmanager
-def running(project: Path, *program: str, log_name: str = "run.log") -> Iterator[subprocess.Popen[bytes]]:
-    """``longshore run``, by another ``program`` if one is given; what it says is in run.log."""
-    command = [sys.executable, *(program or ("-m", "worker")), "--config", str(project / "longshore.toml"), "run"]
-    with (project / log_name).open("ab") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+def running(project: Path, *, point: str = "", log_name: str = "run.log") -> Iterator[Process]:
+    """``longshore run``, killed at that ``point`` if one is given; what it says is in run.log."""
+    with longshore("--config", project / "longshore.toml", "run", point=point, log=project / log_name) as process:
+        yield process
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60, *, alive: subprocess.Popen[bytes]) -> None:
+def run_once(project: Path) -> None:
+    """Work off what is there."""
+    with longshore("--config", project / "longshore.toml", "run", "--once", log=project / "run.log") as process:
+        process.wait(60)
+
+
+def status(project: Path) -> dict[str, Any]:
+    """What ``longshore status`` says."""
+    with tempfile.NamedTemporaryFile() as told:
+        with longshore("--config", project / "longshore.toml", "status", "--json", out=told.name) as process:
+            process.wait(60)
+        found: dict[str, Any] = json.loads(told.read())
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60, *, alive: Process) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from order_server import OrderServer
-from orders import check_outcomes, make_project, running, wait_for, write_clients
-from test_disk_full import drop, small_disk, status
+from orders import check_outcomes, make_project, running, status, wait_for, write_clients
+from test_disk_full import drop, small_disk
 
 ROWS = 60
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from order_server import OrderServer
-from orders import THREADS, check_outcomes, make_project, running, write_clients
+from orders import THREADS, check_outcomes, make_project, run_once, running, status, write_clients
 
-LAUNCHER = str(Path(__file__).with_name("crash_launcher.py"))
 ROWS = 120
 
 BEFORE_ANY_ROW = ["during the sweep", "announced, not moved", "moved, not begun", "begun, before the first row"]
@@ -28,17 +26,14 @@ AFTER_ALL_ROWS = [
 
 
 def killed_at(point: str, project: Path) -> None:
-    with running(project, LAUNCHER, point) as process:
+    with running(project, point=point) as process:
         assert process.wait(60) == -signal.SIGKILL
 
 
-def start_again(project: Path) -> dict[str, object]:
+def start_again(project: Path) -> dict[str, Any]:
     """Work off what is there; returns what ``status`` says then."""
-    command = [sys.executable, "-m", "worker", "--config", str(project / "longshore.toml")]
-    with (project / "run.log").open("ab") as log:
-        subprocess.run([*command, "run", "--once"], stderr=log, timeout=60, check=False)
-    told: dict[str, object] = json.loads(subprocess.run([*command, "status", "--json"], capture_output=True).stdout)
-    return told
+    run_once(project)
+    return status(project)
 
 
 def nothing_is_left_over(project: Path) -> bool:
@@ -54,12 +49,12 @@ def test_a_delivery_whose_worker_is_killed_is_finished_by_the_next_start(tmp_pat
         write_clients(project / "inbox" / "clients.csv", ROWS)
         killed_at(point, project)
         sent_before = sum(server.times_sent.values())
-        status = start_again(project)
+        told = start_again(project)
         sent_again = sum(times - 1 for times in server.times_sent.values())
         manifest = check_outcomes(project, ROWS)
         orders = len(server.orders)
     assert orders == manifest["results"], "one key a row, the same at every attempt"
-    assert status["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
+    assert told["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
     assert [file.name for file in (project / "archive").iterdir()] == ["clients.csv"]
     assert not list((project / "failed").iterdir())
     assert not list((project / ".longshore" / "work").iterdir())
@@ -74,8 +69,8 @@ def test_a_failure_whose_worker_is_killed_is_told_once_beside_its_file(tmp_path:
     (project / "inbox").mkdir()
     (project / "inbox" / "clients.csv").write_text("client,client\n1,2\n")
     killed_at(point, project)
-    status = start_again(project)
-    assert status["counts"] == {"waiting": 0, "running": 0, "done": 0, "failed": 1}
+    told = start_again(project)
+    assert told["counts"] == {"waiting": 0, "running": 0, "done": 0, "failed": 1}
     assert sorted(file.name for file in (project / "failed").iterdir()) == ["clients.csv", "clients.csv.error.json"]
     why = json.loads((project / "failed" / "clients.csv.error.json").read_text())
     assert (why["source"], why["error"]) == ("clients.csv", "DeliveryError")

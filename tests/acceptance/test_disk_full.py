@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from order_server import OrderServer
-from orders import check_outcomes, make_project, manifest_of, running, wait_for, write_clients
+from orders import check_outcomes, make_project, manifest_of, running, status, wait_for, write_clients
 
 ROWS = 120
 
@@ -43,12 +41,6 @@ def fill(folder: Path) -> Path:
                 file.write(b"\0" * 512)
         except OSError:
             return ballast
-
-
-def status(project: Path) -> dict[str, object]:
-    command = [sys.executable, "-m", "worker", "--config", str(project / "longshore.toml"), "status", "--json"]
-    told: dict[str, object] = json.loads(subprocess.run(command, capture_output=True).stdout)
-    return told
 
 
 def waits_for_room(project: Path) -> bool:

@@ -1,7 +1,7 @@
 """Workers that are killed and stopped at random while they work off many files; prints what became of the rows.
 
 make soak
-.venv/bin/python tests/soak/soak.py --workers 3 --kills 200 --rows 20000 --seed 7
+.venv/bin/python tests/soak/soak.py --workers 3 --kills 200 --seed 7
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from subprocess import Popen
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "acceptance"))
 
 from order_server import OrderServer
 from orders import THREADS, check_manifest, make_project, running, wait_for, write_clients
+from prepared import Process
 
 LEASE = 1
 FILE_ROWS = 500
@@ -49,23 +49,40 @@ class Figures:
 class Worker:
     """One of the fleet, and what it says."""
 
-    process: Popen[bytes]
+    process: Process
     log: Path
 
     def has_started(self) -> bool:
         return "worker started" in self.log.read_text()
 
 
-def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay: float = 0.02) -> Figures:
-    """Work off ``rows`` rows in files of 500 while workers die; raises ``AssertionError`` if a promise is broken."""
+class Inbox:
+    """The project's inbox, with files of 500 clients each."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self.files = 0
+        (project / "inbox").mkdir()
+
+    def drop(self) -> None:
+        """One more file, renamed into place."""
+        first = self.files * FILE_ROWS
+        write_clients(self._project / "clients.part", FILE_ROWS, first=first)
+        (self._project / "clients.part").rename(self._project / "inbox" / f"clients-{first:06}.csv")
+        self.files += 1
+
+    @property
+    def unfinished(self) -> int:
+        """How many files are not in the archive."""
+        return self.files - len(list((self._project / "archive").glob("*.csv")))
+
+
+def soak(folder: Path, *, workers: int, kills: int, seed: int, delay: float = 0.02) -> Figures:
+    """Drop files of 500 rows for as long as workers are killed; raises ``AssertionError`` if a promise is broken."""
     chance = random.Random(seed)
     with OrderServer(delay=delay) as server, ExitStack() as stack:
         project = make_project(folder / "project", server.url, lease=LEASE)
-        (project / "inbox").mkdir()
-        files = range(0, rows, FILE_ROWS)
-        for first in files:
-            write_clients(folder / "clients.part", FILE_ROWS, first=first)
-            (folder / "clients.part").rename(project / "inbox" / f"clients-{first:06}.csv")
+        inbox = Inbox(project)
         starts = count()
 
         def start() -> Worker:
@@ -74,7 +91,9 @@ def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay:
 
         fleet = [start() for _ in range(workers)]
         killed = paused = 0
-        while _finished(project) < len(files):
+        while killed < kills or inbox.unfinished:
+            while killed < kills and inbox.unfinished <= 2 * workers:
+                inbox.drop()
             time.sleep(chance.uniform(0.05, 0.7))
             number = chance.randrange(workers)
             if killed < kills and chance.random() < 0.8:
@@ -90,14 +109,10 @@ def soak(folder: Path, *, workers: int, kills: int, rows: int, seed: int, delay:
             wait_for(worker.has_started, alive=worker.process)
             worker.process.send_signal(signal.SIGTERM)
             assert worker.process.wait(60) == 0, worker.log.read_text()
-        return _settle_up(project, server, files, killed, paused)
+        return _settle_up(project, server, range(0, inbox.files * FILE_ROWS, FILE_ROWS), killed, paused)
 
 
-def _finished(project: Path) -> int:
-    return len(list((project / "archive").glob("*.csv"))) if (project / "archive").exists() else 0
-
-
-def _pause(worker: Popen[bytes], seconds: float) -> None:
+def _pause(worker: Process, seconds: float) -> None:
     worker.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     worker.send_signal(signal.SIGCONT)
@@ -120,13 +135,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--workers", type=int, nargs="+", default=[1, 3])
     arguments.add_argument("--kills", type=int, default=100)
-    arguments.add_argument("--rows", type=int, default=10_000)
     arguments.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = arguments.parse_args()
     for workers in options.workers:
         print(f"{workers} workers, --seed {options.seed}", flush=True)
         with tempfile.TemporaryDirectory(prefix="longshore-soak-") as folder:
-            figures = soak(Path(folder), workers=workers, kills=options.kills, rows=options.rows, seed=options.seed)
+            figures = soak(Path(folder), workers=workers, kills=options.kills, seed=options.seed)
         print(f"  {figures}", flush=True)
 
 

@@ -1,16 +1,14 @@
-"""``longshore``, killed at a named point: ``python crash_launcher.py POINT [ARGUMENT...]``.
+"""The named points at which a worker can be killed.
 
-The points exist only here: each wraps a seam of the program so that the process is really killed (SIGKILL) before it,
-after it, or in the middle of a write. Nothing in the program itself knows of them.
+They exist only here: each wraps a seam of the program so that the process is really killed (SIGKILL) before it, after
+it, or in the middle of a write. Nothing in the program itself knows of them.
 """
 
 import os
 import signal
-import sys
 from itertools import count
 
 from worker import files
-from worker.cli import main
 from worker.ledger import Ledger
 from worker.outputs.part import PartFile
 
@@ -65,7 +63,3 @@ POINTS = {
     "failed, without its reason": lambda: before(files, "write"),
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
 }
-
-if __name__ == "__main__":
-    POINTS[sys.argv.pop(1)]()
-    main()
