@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak compose-test clean
 
 demo: $(READY)
 	$(BIN)/longshore demo
@@ -24,6 +24,9 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python tests/soak/soak.py
+
+compose-test: $(READY)
+	$(BIN)/pytest tests/compose/walkthrough.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo

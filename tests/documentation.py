@@ -4,6 +4,7 @@ A comment right above a snippet is one of
 
     <!-- file: PATH -->     the snippet is this file of a project
     <!-- in a project -->   the commands are run in a folder that `longshore init` made
+    <!-- with docker -->    `make compose-test` runs the commands, no other test does
     <!-- not run: WHY -->
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+_NOT_HERE = ("not run: ", "with docker")
 _SNIPPET = re.compile(r"(?:^<!-- ([^\n]+) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,8 +36,15 @@ class Snippet:
 
 
 def snippets(page, *languages):
-    found = (Snippet(language, text, comment) for comment, language, text in _SNIPPET.findall(page.read_text()))
-    return [each for each in found if each.language in languages and not each.comment.startswith("not run: ")]
+    return [each for each in _all(page) if each.language in languages and not each.comment.startswith(_NOT_HERE)]
+
+
+def commands_with_docker(page):
+    return [command for each in _all(page) if each.comment == "with docker" for command in each.commands]
+
+
+def _all(page):
+    return [Snippet(language, text, comment) for comment, language, text in _SNIPPET.findall(page.read_text())]
 
 
 def name(page):

@@ -1,0 +1,4 @@
+#!/bin/sh
+set -eu
+chown rabbitmq /var/lib/rabbitmq
+exec setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups /usr/lib/rabbitmq/bin/rabbitmq-server
