@@ -164,6 +164,57 @@ def test_a_body_larger_than_the_limit_is_refused_also_when_it_unfolds_to_that(an
         billing.get("/plans")
 
 
+def says(head, body=b""):
+    """An answer with that status and those headers."""
+
+    def answer(handler):
+        lines = b"".join(b"%s\r\n" % line for line in head)
+        send(handler, b"HTTP/1.1 " + lines + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    return answer
+
+
+JSON = b"Content-Type: application/json"
+LOG_IN = b"<!DOCTYPE html><title>Log in</title>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        (says([b"200 OK", b"Content-Type: text/html; charset=utf-8"], LOG_IN), Unavailable, "a web page"),
+        (says([b"200 OK", JSON], LOG_IN), Unavailable, "broken JSON"),
+        (says([b"200 OK"], LOG_IN), Unavailable, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": 1'), Unavailable, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": NaN}'), Unavailable, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": "\xff"}'), Unavailable, "broken JSON"),
+        (says([b"200 OK", JSON], b"[" * 100_000), Unavailable, "broken JSON"),
+        (says([b"200 OK", b"Content-Type: text/plain"], b"fine"), Refused, "answered text/plain, not JSON"),
+        (says([b"200 OK", b"Content-Type: image/png"], b"\x89PNG"), Refused, "answered image/png, not JSON"),
+        (says([b"302 Found", b"Location: http://127.0.0.2:9/login"]), Refused, "redirects to http://127.0.0.2:9"),
+        (says([b"302 Found", b"Location: /plans"]), Refused, "redirected 5 times"),
+        (says([b"302 Found"]), Refused, "a redirect that is not followed"),
+        (says([b"304 Not Modified"]), Refused, "a redirect that is not followed"),
+    ],
+)
+def test_what_is_not_the_answer_is_an_error_that_says_what_it_is(answer, error, said):
+    with served(answer) as url, asking(url, timeout=5) as billing, pytest.raises(error, match=said):
+        billing.get("/plans")
+
+
+def test_interim_answers_without_an_end_come_to_one(monkeypatch):
+    def interim(handler):
+        for _ in range(200):
+            send(handler, b"HTTP/1.1 102 Processing\r\n\r\n")
+            time.sleep(0.05)
+
+    monkeypatch.setattr("worker.backends.http._SHORTEST_ANSWER", 0.5)
+    with served(interim) as url, asking(url, timeout=0.15) as billing:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            billing.get("/plans")
+        assert time.monotonic() - began < 5
+
+
 def test_connections_are_kept_and_reused():
     ports = set()
 

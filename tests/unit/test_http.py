@@ -43,6 +43,16 @@ def test_a_pause_longer_than_five_minutes_puts_the_delivery_back_at_once():
     assert billing.time.slept == []
 
 
+def test_a_pause_of_years_is_one_of_an_hour():
+    billing = opened([answer(status=503, Retry_After="9" * 30), answer({})], retries=0)
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            billing.at().get("/plans")
+        assert caught.value.retry_after == 3600
+    billing.time.now += 3600
+    assert billing.at().get("/plans") == {}
+
+
 def test_stopping_ends_a_wait():
     billing = opened([answer(status=503)])
     billing.stop.set()

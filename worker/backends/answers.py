@@ -14,6 +14,9 @@ from worker import exact_json
 from worker.errors import BackendError, Refused, ServerFault, Unauthorized, Unavailable
 from worker.http_terms import retry_after
 
+LONGEST_HOLD = 3600.0
+"""Seconds; after an hour at the latest, a backend is asked again, whatever it said."""
+
 _REASON_LENGTH = 300
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _OVERLOADED = frozenset({408, 425, 429})
@@ -35,7 +38,7 @@ def check(backend: str, response: requests.Response) -> None:
     status = response.status_code
     if 200 <= status < 300:
         return
-    wait = retry_after(response.headers)
+    wait = _wait(response)
     if _is_outage(status):
         kind = Unavailable if status in _BUSY else ServerFault
         raise kind(backend, f"answered {_named(response)}", status, retry_after=wait)
@@ -95,6 +98,12 @@ def outcome_issues(parsed: Any) -> list[dict[str, Any]]:
 def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
     """The issues' codes."""
     return {str(issue.get("code")) for issue in issues}
+
+
+def _wait(response: requests.Response) -> float | None:
+    """What ``Retry-After`` says, but no more than an hour: a slip of the other side must not park a file for years."""
+    asked = retry_after(response.headers)
+    return None if asked is None else min(asked, LONGEST_HOLD)
 
 
 def _is_outage(status: int) -> bool:

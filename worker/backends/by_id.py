@@ -11,7 +11,8 @@ from worker.backends import bundles
 from worker.backends.answers import TooCostly, resource
 from worker.backends.calls import Call, Caller
 from worker.backends.lookups import MOST_IDS, Found
-from worker.backends.pages import Resource, pages
+from worker.backends.page import Resource
+from worker.backends.pages import pages
 from worker.backends.search import parameters
 from worker.errors import BackendError, Refused, ServerFault, Unauthorized
 

@@ -20,7 +20,8 @@ from worker.backends.by_id import ById, Learnt
 from worker.backends.calls import Call, Caller
 from worker.backends.http import Http, HttpCaller
 from worker.backends.lookups import Lookups
-from worker.backends.pages import Resource, SearchSet
+from worker.backends.page import Resource
+from worker.backends.pages import SearchSet
 from worker.backends.search import parameters
 from worker.backends.statement import Statement
 from worker.errors import DeliveryError, Refused, Reject

@@ -14,7 +14,6 @@ from worker.records import Pause
 LONGEST_WAIT = 300.0
 """Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
 
-_LONGEST_HOLD = 3600.0
 _LOOK_FOR_STOP = 0.2
 _CLOCKS_DIFFER = 1.0
 _FIRST_WINDOW = 8
@@ -149,7 +148,7 @@ class Limits:
         with self._changed:
             now = self._clock()
             if error.retry_after:
-                self._held_until = max(self._held_until, now + min(error.retry_after, _LONGEST_HOLD))
+                self._held_until = max(self._held_until, now + error.retry_after)
             # Requests that were under way at the last cut say nothing about the smaller window.
             if self._adapts and error.status in _CONGESTED and started >= self._shrunk_at:
                 self._window = self._threshold = max(1.0, self._window / 2)

@@ -5,34 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-import requests
-
-from worker.backends.answers import codes, outcome_issues, resource
 from worker.backends.calls import Call, Caller
+from worker.backends.page import Page, Resource, read_page
 from worker.backends.search import Parameter, filters, is_posted, parameters, search_call
+from worker.backends.walk import Walk
 from worker.errors import Refused
 from worker.log import get_logger
 
 log = get_logger()
-
-Resource = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One searchset Bundle: what matched, what came along with it, and the codes of the server's warnings.
-
-    ``next`` and ``self_link`` are whole URLs, "" where the server gave none; ``total`` may be missing.
-    """
-
-    matches: list[Resource]
-    included: list[Resource]
-    warnings: tuple[str, ...]
-    total: int | None
-    next: str
-    self_link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +25,23 @@ class Whole:
     included: dict[str, Resource]
 
 
-def read_page(backend: str, response: requests.Response) -> Page:
-    """The page in an answer; raises ``BackendError`` if there is none."""
-    bundle = resource(backend, response)
-    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
-        raise Refused(backend, "answered a search with something that is not a Bundle", response.status_code)
-    by_mode: dict[str, list[Resource]] = {"match": [], "include": [], "outcome": []}
-    for entry in _objects(bundle.get("entry")):
-        for found in _objects([entry.get("resource")]):
-            by_mode[_mode(entry, found)].append(found)
-    links = {link.get("relation"): _joined(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
-    issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
-    return Page(
-        by_mode["match"],
-        by_mode["include"],
-        tuple(sorted(codes(issues))),
-        bundle.get("total"),
-        links.get("next", ""),
-        links.get("self", ""),
-    )
-
-
 def pages(caller: Caller, type_: str, query: list[Parameter]) -> Iterator[Page]:
     """A search's pages, each fetched when it is asked for.
 
-    Raises ``Refused`` if the server ignored a parameter, links to another origin, or to a page already seen: never a
-    part of the answer in place of the whole.
+    Raises ``Refused`` if the server ignored a parameter, links to another origin, or gives something else than the
+    whole (see ``Walk``): never a part of the answer in its place.
     """
+    walk = Walk(caller.backend, type_, query)
     page = caller(search_call(type_, query), read_page)
     if page.warnings:
         log.warning("a search was answered with warnings", backend=caller.backend, codes=" ".join(page.warnings))
     _refuse_ignored_parameters(caller.backend, query, page.self_link)
-    yield page
-    seen: set[str] = set()
-    while page.next:
-        if page.next in seen:
-            raise Refused(caller.backend, f"its pages of {type_} go round in a circle")
-        seen.add(page.next)
-        page = caller(Call("GET", page.next, headers={"Accept": "application/fhir+json"}), read_page)
+    while True:
+        page = walk.passed(page)
         yield page
+        if not page.next:
+            return walk.end()
+        page = caller(Call("GET", page.next, headers={"Accept": "application/fhir+json"}), read_page)
 
 
 class SearchSet:
@@ -141,24 +101,6 @@ class SearchSet:
     def _at_most(self, count: int) -> SearchSet:
         asked = any(name == "_count" for name, _ in self._query)
         return self if asked else self.search(_count=count)
-
-
-def _joined(base: str, link: str) -> str:
-    try:
-        return urljoin(base, link)
-    except ValueError:
-        return link  # no URL at all: whoever follows it is told so
-
-
-def _objects(values: Any) -> list[dict[str, Any]]:
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-
-
-def _mode(entry: dict[str, Any], found: Resource) -> str:
-    if found.get("resourceType") == "OperationOutcome":
-        return "outcome"
-    modes = [search.get("mode") for search in _objects([entry.get("search")])]
-    return next((mode for mode in modes if mode in ("include", "outcome")), "match")
 
 
 def _refuse_ignored_parameters(backend: str, query: list[Parameter], self_link: str) -> None:

@@ -1,0 +1,72 @@
+"""One page of a FHIR search, read from an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from worker.backends.answers import codes, outcome_error, outcome_issues, resource
+from worker.errors import Refused
+
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One searchset Bundle: what matched, what came along with it, and the codes of the server's warnings.
+
+    ``next`` and ``self_link`` are whole URLs, "" where the server gave none; ``total`` may be missing.
+    """
+
+    matches: list[Resource]
+    included: list[Resource]
+    warnings: tuple[str, ...]
+    total: int | None
+    next: str
+    self_link: str
+
+
+def read_page(backend: str, response: requests.Response) -> Page:
+    """The page in an answer; raises ``BackendError`` if there is none."""
+    bundle = resource(backend, response)
+    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
+        raise Refused(backend, "answered a search with something that is not a Bundle", response.status_code)
+    by_mode: dict[str, list[Resource]] = {"match": [], "include": [], "outcome": []}
+    for entry in bundle.get("entry") or ():
+        if not isinstance(entry, dict) or not isinstance(found := entry.get("resource"), dict):
+            raise Refused(backend, "answered a search with an entry without its resource", response.status_code)
+        by_mode[_mode(entry, found)].append(found)
+    links = {link.get("relation"): _joined(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
+    issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
+    if wrong := [issue for issue in issues if issue.get("severity") in ("error", "fatal")]:
+        raise outcome_error(backend, wrong, response.status_code)  # what is there is a part only
+    total = bundle.get("total")
+    return Page(
+        by_mode["match"],
+        by_mode["include"],
+        tuple(sorted(codes(issues))),
+        total if type(total) is int else None,
+        links.get("next", ""),
+        links.get("self", ""),
+    )
+
+
+def _joined(base: str, link: str) -> str:
+    try:
+        return urljoin(base, link)
+    except ValueError:
+        return link  # no URL at all: whoever follows it is told so
+
+
+def _objects(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+def _mode(entry: dict[str, Any], found: Resource) -> str:
+    if found.get("resourceType") == "OperationOutcome":
+        return "outcome"
+    modes = [search.get("mode") for search in _objects([entry.get("search")])]
+    return next((mode for mode in modes if mode in ("include", "outcome")), "match")
