@@ -1,6 +1,6 @@
 """Answers requests from one queue on another, without work: run by queue.py, ended by a signal.
 
-    queue_clients.py raw|broker URL
+    message_clients.py raw|broker URL
 
 ``raw`` is pika's SelectConnection and as little as can be beside it: pipelined confirms, one multiple ack for what is
 confirmed. ``broker`` is what the worker has, without the worker.

@@ -1,6 +1,6 @@
 """How many requests a second become replies, without work, beside pika alone on the same broker.
 
-    .venv/bin/python benchmarks/queue.py --rounds 3 --messages 20000
+    .venv/bin/python benchmarks/messages.py --rounds 3 --messages 20000
 
 Each reply is confirmed by the broker before its request is acknowledged, and both queues are quorum queues. The
 clients take turns; a round is from the first reply in its queue to the last. Needs RabbitMQ's server.
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from servers.rabbitmq import RabbitMQ, rabbitmq  # noqa: E402 - found only now
 
-CLIENTS = Path(__file__).with_name("queue_clients.py")
+CLIENTS = Path(__file__).with_name("message_clients.py")
 REQUESTS, REPLIES = "requests", "replies"
 QUORUM = {"x-queue-type": "quorum"}
 BODY = b'{"client_id": "0000001", "note": "' + b"x" * 464 + b'"}'
