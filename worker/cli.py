@@ -30,6 +30,7 @@ from worker.commands.arguments import (
 )
 from worker.commands.inquiries import call, check, jobs, retry, show, status, token, verify
 from worker.commands.keys import keys
+from worker.commands.publish import publish
 from worker.errors import ConfigError, WorkerError, sentence
 
 if TYPE_CHECKING:
@@ -250,6 +251,6 @@ def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO 
             yield worker
 
 
-for inquiry in (check, status, show, retry, verify, jobs, token, call):
-    app.command()(inquiry)
+for command in (publish, check, status, show, retry, verify, jobs, token, call):
+    app.command()(command)
 app.add_typer(keys, name="keys")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 
 from pika import exceptions
-from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 
 class Lost(Exception):
@@ -55,8 +54,6 @@ def _system_reason(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and those that it was made from, outermost first."""
-    inner = [each for each in error.args if isinstance(each, BaseException)]
-    if isinstance(error, AMQPConnectorException | exceptions.AMQPConnectionWorkflowFailed):
-        inner += list(getattr(error, "exceptions", ()))
-    return [error, *(found for each in inner for found in _chain(each))]
+    """An error and those that it was made from, outermost first: pika keeps them in one place or another."""
+    inner = [*error.args, *getattr(error, "exceptions", ()), getattr(error, "exception", None), error.__cause__]
+    return [error, *(found for each in inner if isinstance(each, BaseException) for found in _chain(each))]

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker import auth, backends
+from worker.amqp import probe
 from worker.app import Project
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
-from worker.config import Settings
+from worker.config import AmqpSettings, Settings
 from worker.errors import ConfigError, Problem, WorkerError
 from worker.ledger import Ledger
 from worker.records import Meter
@@ -109,6 +110,16 @@ def _connections(settings: Settings) -> Iterator[Check]:
             yield _auth(name, settings, tokens, owner, credentials)
         for name in settings.backends:
             yield _backend(name, settings, credentials)
+    if settings.amqp:
+        yield _broker(settings.amqp)
+
+
+def _broker(settings: AmqpSettings) -> Check:
+    try:
+        found = probe(settings)
+        return Check("broker", "amqp", ok=True, detail=f"{found.product} at {found.address}")
+    except WorkerError as error:
+        return Check("broker", "amqp", ok=False, detail=error.detail)
 
 
 def _auth(name: str, settings: Settings, tokens: TokenStore, owner: str, credentials: dict[str, Credential]) -> Check:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -167,6 +177,15 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Rows a second over the last half minute."""
         return Text(f"{task.speed or 0:,.0f} rows/s")
+
+
+@contextmanager
+def counting(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar for so many messages; what it yields is called for each that is done. Nothing is seen if not ``shown``."""
+    columns = TextColumn("{task.completed:,.0f} of {task.total:,.0f} messages"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=not shown) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda: progress.advance(bar)
 
 
 class Bars:

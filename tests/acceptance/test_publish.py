@@ -1,0 +1,115 @@
+"""`longshore publish` against a real broker, with an answering worker played by the test."""
+
+import gzip
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from contract.amqp import connected, inbox
+
+from worker.amqp import Outgoing
+
+REQUEST = '{"client_id": "000001"}'
+
+
+@pytest.fixture
+def queue_project(tmp_path, broker_url):
+    (tmp_path / "longshore.toml").write_text(f'[amqp]\nurl = "{broker_url}"\n')
+    (tmp_path / "client.json").write_text(REQUEST)
+    return tmp_path
+
+
+@contextmanager
+def answering(broker_url, kind="result", encode=lambda body: (body, "")):
+    """Whoever asks on the queue q gets the request back."""
+    with connected(broker_url) as broker:
+
+        def receive(messages):
+            for message in messages:
+                body, encoding = encode(message.body)
+                properties = {"correlation_id": message.message_id, "type": kind, "content_encoding": encoding}
+                reply = Outgoing(message.reply_to, body, f"{message.message_id}-reply", **properties)
+                broker.publish(reply, lambda _, message=message: message.ack())
+
+        requests = inbox(broker)
+        requests.consumption.cancel()
+        broker.consume(requests.topology, prefetch=10, receive=receive)
+        yield
+
+
+def test_a_file_is_sent_with_its_type_and_an_id(longshore, queue_project, broker_url):
+    (queue_project / "clients.csv.gz").write_bytes(gzip.compress(b"client_id\n1\n"))
+    with connected(broker_url) as broker:
+        requests = inbox(broker)
+        done = longshore("publish", "q", "clients.csv.gz", cwd=queue_project)
+        message = requests.next()
+    assert (done.returncode, done.stdout) == (0, "q has the message\n")
+    assert (message.content_type, message.content_encoding, message.reply_to) == ("text/csv", "gzip", "")
+    assert gzip.decompress(message.body) == b"client_id\n1\n"
+    assert len(message.message_id) == 32
+
+
+def test_each_of_several_has_an_id_of_its_own(longshore, queue_project, broker_url):
+    with connected(broker_url) as broker:
+        requests = inbox(broker, prefetch=2000)
+        done = longshore("publish", "q", "client.json", "--count", 1500, "--json", cwd=queue_project)
+        assert len({message.message_id for message in requests.take(1500)}) == 1500
+    assert json.loads(done.stdout) == {"queue": "q", "sent": 1500}
+
+
+def test_the_reply_is_printed(longshore, queue_project, broker_url):
+    with answering(broker_url, encode=lambda body: (gzip.compress(body), "gzip")):
+        done = longshore("publish", "q", "client.json", "--wait", cwd=queue_project)
+    assert (done.returncode, done.stdout) == (0, f"{REQUEST}\n")
+
+
+def test_a_rejection_is_printed_and_exits_with_1(longshore, queue_project, broker_url):
+    with answering(broker_url, kind="rejected"):
+        done = longshore("publish", "q", "client.json", "--wait", "--json", cwd=queue_project)
+    assert done.returncode == 1
+    assert (json.loads(done.stdout)["type"], json.loads(done.stdout)["reply"]) == ("rejected", REQUEST)
+
+
+def test_standard_input_is_sent_as_json(queue_project, broker_url):
+    with connected(broker_url) as broker:
+        requests = inbox(broker)
+        command = [sys.executable, "-m", "worker", "publish", "q", "-"]
+        subprocess.run(command, cwd=queue_project, input=REQUEST.encode(), check=True, capture_output=True, timeout=60)
+        message = requests.next()
+    assert (message.body, message.content_type) == (REQUEST.encode(), "application/json")
+
+
+def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broker_url):
+    with connected(broker_url) as broker:
+        inbox(broker).consumption.cancel()
+    wrong = {
+        ("nowhere", "client.json"): (1, "there is no queue named nowhere; `longshore run` declares those of its jobs"),
+        ("q", "client.json", "--wait", "--timeout", "0.5"): (1, "nothing came back for 0.5 s; what was sent waits"),
+        ("q", "client.xml"): (2, "client.xml: its name must end in .json or .csv"),
+        ("q", "missing.json"): (2, "missing.json: cannot be read: No such file or directory"),
+    }
+    for arguments, (code, what) in wrong.items():
+        done = longshore("publish", *arguments, cwd=queue_project)
+        assert (done.returncode, what in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_broker_that_does_not_answer_is_named_without_its_password(longshore, queue_project):
+    (queue_project / "longshore.toml").write_text('[amqp]\nurl = "amqp://longshore:hunter2@127.0.0.1:1/"\n')
+    done = longshore("publish", "q", "client.json", cwd=queue_project)
+    assert done.returncode == 1
+    assert "no broker answers (127.0.0.1:1: Connection refused); start it, or" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    (queue_project / "longshore.toml").write_text("")
+    assert longshore("publish", "q", "client.json", cwd=queue_project).returncode == 2
+
+
+def test_check_says_which_broker_answers(longshore, project, broker_url):
+    with (project / "longshore.toml").open("a") as settings:
+        settings.write(f'\n[amqp]\nurl = "{broker_url}"\n')
+    said = json.loads(longshore("check", "--json", cwd=project).stdout)["checks"]
+    (line,) = [each for each in said if each["what"] == "broker"]
+    assert line["ok"]
+    assert line["detail"].startswith("RabbitMQ 3")

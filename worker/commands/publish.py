@@ -1,0 +1,185 @@
+"""``longshore publish``: a file as a message, and the reply to it."""
+
+from __future__ import annotations
+
+import gzip
+import secrets
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePath
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.commands.arguments import FAILED, Config, Json, load_settings, misused
+from worker.errors import Unavailable
+
+if TYPE_CHECKING:
+    from worker.amqp import Broker, Message, Outgoing, Sent
+    from worker.settings import AmqpSettings
+
+STDIN = "-"
+ON_THE_WAY = 1_000
+_TYPES = {".json": "application/json", ".csv": "text/csv"}
+
+
+def publish(
+    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue, which must exist.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help=".json or .csv, also with .gz; - is JSON from stdin.")],
+    config: Config = None,
+    json: Json = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Print the reply.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait, for the broker and for a reply.")] = 60,
+    count: Annotated[int, typer.Option(min=1, help="Send it so many times, each with an id of its own.")] = 1,
+) -> None:
+    """Send a message to a queue, as an asker would; done when the broker has it on disk."""
+    from worker.commands import screens
+
+    settings = load_settings(config)
+    if not settings.amqp:
+        misused(f'{settings.path}: there is no broker; write [amqp] with e.g. url = {{ env = "AMQP_URL" }}')
+    request = _request(queue, file)
+    if wait:
+        request = replace(request, reply_to=f"longshore.replies.{secrets.token_hex(8)}")
+    rejected = 0
+    with _connected(settings.amqp) as broker, screens.counting(count, shown=_is_watched(json, count)) as counted:
+        for reply in _Exchange(broker, request, timeout).send(count, counted):
+            rejected += reply.type == "rejected"
+            _show(reply, json=json)
+    if not wait:
+        _say_sent(queue, count, json=json)
+    if rejected:
+        raise typer.Exit(FAILED)
+
+
+def _request(queue: str, file: str) -> Outgoing:
+    """The message for a file, without an id."""
+    from worker.amqp import Outgoing
+
+    name = PurePath("stdin.json" if file == STDIN else file)
+    packed = name.suffix == ".gz"
+    suffix = PurePath(name.stem).suffix if packed else name.suffix
+    if suffix not in _TYPES:
+        misused(f"{file}: its name must end in {' or '.join(_TYPES)}, as that says what the message holds")
+    body = sys.stdin.buffer.read() if file == STDIN else _content(Path(file))
+    return Outgoing(queue, body, message_id="", content_type=_TYPES[suffix], content_encoding="gzip" if packed else "")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        misused(f"{file}: cannot be read: {error.strerror}")
+
+
+@contextmanager
+def _connected(settings: AmqpSettings) -> Iterator[Broker]:
+    from worker.amqp import Broker, probe
+
+    probe(settings)  # which says what is wrong, where a worker would go on trying
+    broker = Broker.of(settings)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+class _Exchange:
+    """Sends copies of a request, a limited number at a time, until the broker has them or the replies are there."""
+
+    def __init__(self, broker: Broker, request: Outgoing, timeout: float) -> None:
+        self._broker = broker
+        self._request = request
+        self._timeout = timeout
+        self._events: SimpleQueue[Sent | Message] = SimpleQueue()
+        self._under_way = 0
+
+    def send(self, count: int, counted: Callable[[], None]) -> Iterator[Message]:
+        """Yields the replies, if the request wants any, and calls ``counted`` for each that is done.
+
+        Raises ``Unavailable`` for what nobody takes or answers.
+        """
+        if self._request.reply_to:
+            self._listen(self._request.reply_to)
+        for _ in range(count):
+            while self._under_way >= ON_THE_WAY:
+                yield from self._next(counted)
+            self._under_way += 1
+            self._broker.publish(replace(self._request, message_id=secrets.token_hex(16)), self._events.put)
+        while self._under_way:
+            yield from self._next(counted)
+
+    def _listen(self, queue: str) -> None:
+        from worker.amqp import PassingQueue
+
+        consumption = self._broker.consume(PassingQueue(queue), prefetch=100, receive=self._receive)
+        if not consumption.begun.wait(self._timeout):
+            raise Unavailable("amqp", f"there can be no queue for the replies: {consumption.reason}")
+
+    def _receive(self, messages: list[Message]) -> None:
+        for message in messages:
+            message.ack()
+            self._events.put(message)
+
+    def _next(self, counted: Callable[[], None]) -> Iterator[Message]:
+        from worker.amqp import Message, Sent
+
+        try:
+            event = self._events.get(timeout=self._timeout)
+        except Empty:
+            raise Unavailable("amqp", self._silence()) from None
+        name = self._request.routing_key
+        if isinstance(event, Message):
+            self._under_way -= 1
+            counted()
+            yield event
+        elif event is Sent.RETURNED:
+            raise Unavailable("amqp", f"there is no queue named {name}; `longshore run` declares those of its jobs")
+        elif event is not Sent.CONFIRMED:
+            raise Unavailable("amqp", f"the queue {name} does not take the message: it may be full")
+        elif not self._request.reply_to:
+            self._under_way -= 1
+            counted()
+
+    def _silence(self) -> str:
+        state = self._broker.state
+        if state.blocked or not state.up:
+            return f"the broker has taken nothing for {self._timeout:g} s: {state.blocked or state.reason}"
+        return f"nothing came back for {self._timeout:g} s; what was sent waits in its queue for a worker"
+
+
+def _say_sent(queue: str, count: int, *, json: bool) -> None:
+    from worker.commands import screens
+
+    if json:
+        screens.say_json({"queue": queue, "sent": count})
+    else:
+        screens.say(f"{queue} has {'the message' if count == 1 else f'{count:,} messages more'}")
+
+
+def _is_watched(json: bool, count: int) -> bool:
+    return count > 1 and not json and sys.stderr.isatty()
+
+
+def _show(reply: Message, *, json: bool) -> None:
+    from worker.commands import screens
+
+    text = _unpacked(reply).decode(errors="replace")
+    if json:
+        screens.say_json({"correlation_id": reply.correlation_id, "type": reply.type, "reply": text})
+    else:
+        typer.echo(text)
+
+
+def _unpacked(reply: Message) -> bytes:
+    if reply.content_encoding != "gzip":
+        return reply.body
+    try:
+        return gzip.decompress(reply.body)
+    except (OSError, EOFError, zlib.error):
+        raise Unavailable("amqp", "the reply says that it is gzip, and is not") from None
