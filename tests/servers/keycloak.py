@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import shutil
 import zipfile
 
+from documentation import ROOT
 from servers.oauth import API, API_SECRET, LIFETIME, SCOPES, Identities, OAuthServer
 from servers.programs import free_ports, installed, need, run, running
 
@@ -17,7 +19,7 @@ MAIN = "io.quarkus.bootstrap.runner.QuarkusEntryPoint"
 
 @contextlib.contextmanager
 def keycloak(folder):
-    """A running Keycloak with the realm ``longshore``; its files go into an empty folder."""
+    """A running Keycloak with the realms ``longshore`` and, from the compose file, ``hospital``, in an empty folder."""
     need("java", "mvn")
     distribution = installed(NAME, _install)
     for name in ("lib", "providers", "themes"):
@@ -25,6 +27,7 @@ def keycloak(folder):
     identities = Identities.make(folder)
     (folder / "data" / "import").mkdir(parents=True)
     (folder / "data" / "import" / "realm.json").write_text(json.dumps(_realm(identities)))
+    shutil.copy(ROOT / "compose" / "keycloak.json", folder / "data" / "import")
     port, tls_port, management_port = free_ports(3)
     issuer, tls_issuer = f"http://127.0.0.1:{port}/realms/longshore", f"https://127.0.0.1:{tls_port}/realms/longshore"
     options = {
