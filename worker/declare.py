@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, get_type
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from worker.errors import Reject
+from worker.fhirpath import Columns, compile_columns
 from worker.records import Row
 
 P = ParamSpec("P")
@@ -27,7 +28,8 @@ class Job(Generic[P, R]):
     """A function that turns one row (or one frame of rows) into a result, with its triggers and its settings.
 
     Calling it calls the function. ``model`` is the pydantic model that the function's first parameter is annotated
-    with; ``concurrency`` how many rows may be in flight at once, None for as many as the worker has threads.
+    with; ``paths`` what makes the columns of a result, None where its keys do; ``concurrency`` how many rows may be in
+    flight at once, None for as many as the worker has threads.
     """
 
     function: Callable[P, R]
@@ -43,6 +45,7 @@ class Job(Generic[P, R]):
     misfire: Misfire = "once"
     source: Source | None = None
     columns: tuple[str, ...] | None = None
+    paths: Columns | None = None
     frame: bool = False
     encoding: str | None = None
     delimiter: str | None = None
@@ -106,7 +109,7 @@ def job(
     timezone: str | None = None,
     misfire: Misfire = "once",
     source: Source | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | Mapping[str, str] | None = None,
     frame: bool = False,
     encoding: str | None = None,
     delimiter: str | None = None,
@@ -116,8 +119,11 @@ def job(
 ) -> Callable[[Callable[P, R]], Job[P, R]]:
     """Make a function of ``(row, ctx)`` a job, named after it; it stays callable as it was.
 
-    Raises ``TypeError`` if the function is not a plain one that takes two arguments.
+    ``columns`` are the results' names or, by name, FHIRPaths that make them out of what the function returns.
+
+    Raises ``TypeError`` if the function is not a plain one that takes two arguments, ``PathError`` for a wrong path.
     """
+    paths = compile_columns(columns) if isinstance(columns, Mapping) else None
 
     def decorate(function: Callable[P, R]) -> Job[P, R]:
         plain = _plain(function)
@@ -135,6 +141,7 @@ def job(
             misfire=misfire,
             source=source,
             columns=None if columns is None else tuple(columns),
+            paths=paths,
             frame=frame,
             encoding=encoding,
             delimiter=delimiter,

@@ -30,6 +30,7 @@ class Execution:
 
     def __init__(self, job: Job[..., Any], context: DeliveryContext) -> None:
         self._job = job
+        self._columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
         self._context = context
         self._bugs: set[str] = set()
         self._lock = threading.Lock()
@@ -51,7 +52,7 @@ class Execution:
         """Run the job on a row."""
         try:
             returned = self._job.function(self._job.bind(row), self._context.at(row.line))
-            return Outcome(row.index, row.line, _encode(returned), row=row)
+            return Outcome(row.index, row.line, self._encode(returned), row=row)
         except Reject as reject:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
         except Unavailable as error:
@@ -83,6 +84,13 @@ class Execution:
             self._log_bug(bug, chunk.rows[0].line)
             return [_rejected(row, type(bug).__name__, _BUG) for row in chunk.rows]
 
+    def _encode(self, returned: Any) -> bytes:
+        if self._columns is None:
+            return _encode(returned)
+        columns = self._columns.items()
+        results = _results(returned)
+        return exact_json.dumps([{name: value(result) for name, value in columns} for result in results])
+
     def _log_bug(self, bug: BaseException, line: int) -> None:
         """Once for each place in the code: a bug that every row meets is still one bug."""
         where = log.location(bug)
@@ -103,11 +111,13 @@ def _rejected(row: Row, error: str, detail: str) -> Outcome:
 
 def _encode(returned: Any) -> bytes:
     """A job's return value as a JSON array of objects; raises ``TypeError``, a bug, for what is neither."""
-    if type(returned) is dict:
-        return exact_json.dumps([returned])
+    return exact_json.dumps([returned] if type(returned) is dict else _results(returned))
+
+
+def _results(returned: Any) -> Sequence[Any]:
     if returned is None:
-        return b"[]"
+        return []
     results = [returned] if isinstance(returned, Mapping | BaseModel) else returned
     if not isinstance(results, list | tuple) or not all(isinstance(each, Mapping | BaseModel) for each in results):
         raise TypeError(f"a job returns a mapping, a list of mappings, or None, not a {type(returned).__name__}")
-    return exact_json.dumps(results)
+    return results

@@ -171,6 +171,10 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "delimiter", 'it must be one character, no quote or line end; write e.g. ";"'
     if job.columns is not None and (not job.columns or len({*job.columns}) < len(job.columns)):
         yield "columns", "write at least one name, and each only once"
+    if job.paths is not None and (without := [name for name in job.columns or () if name not in job.paths]):
+        yield "columns", f"there is no path for {', '.join(map(repr, without))} in @job(columns={{...}})"
+    if job.paths is not None and job.frame:
+        yield "columns", "paths look into what a row's job returns, not into frames; write names"
     if job.done_suffix == "":
         yield "done_suffix", 'it must not be empty; write e.g. ".done"'
     if job.concurrency is not None and job.concurrency < 1:

@@ -207,6 +207,7 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("delimiter='\"'", "delimiter: it must be one character"),
         ("columns=[]", "columns: write at least one name"),
         ("columns=['a', 'a']", "columns: write at least one name, and each only once"),
+        ("columns={'a': 'x'}, frame=True", "columns: paths look into what a row's job returns, not into frames"),
         ("done_suffix=''", "done_suffix: it must not be empty"),
         ("concurrency=0", "concurrency: it must be 1 or more"),
     ],
