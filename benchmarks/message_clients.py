@@ -1,4 +1,4 @@
-"""Answers requests from one queue on another, without work: run by queue.py, ended by a signal.
+"""Answers requests from one queue on another, without work: run by messages.py, ended by a signal.
 
     message_clients.py raw|broker URL
 

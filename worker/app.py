@@ -82,8 +82,9 @@ class App:
     def _build(self, watcher: Watcher, machine: str | None) -> None:
         worker = self.settings.worker
         # Rows come and go by the thousand and never in cycles: looking for cycles at Python's pace takes a third of
-        # the time of a row without calls.
+        # the time of a row without calls. What the program itself consists of is looked at no more at all.
         gc.set_threshold(50_000, 20, 20)
+        gc.freeze()
         self._prepare_folders()
         owner = Owner(self.settings.home / "workers", machine=machine)
         self._closing.callback(owner.close)

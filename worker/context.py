@@ -65,20 +65,23 @@ class DeliveryContext:
         self.log = log.get_logger()
         self._backends = backends
         self._stop = stop
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
         self._lock = threading.Lock()
 
     def session(self, kind: str, name: str) -> Session:
         """The delivery's session with a backend; raises ``DeliveryError`` where the configuration has none such."""
+        return self._sessions.get((kind, name)) or self._open(kind, name)
+
+    def _open(self, kind: str, name: str) -> Session:
         known = self.names(kind)
         if name not in known:
             raise DeliveryError(
                 f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
             )
         with self._lock:
-            if name not in self._sessions:
-                self._sessions[name] = self._backends[name].open(self.delivery.meter, self._stop)
-            return self._sessions[name]
+            if (kind, name) not in self._sessions:
+                self._sessions[kind, name] = self._backends[name].open(self.delivery.meter, self._stop)
+            return self._sessions[kind, name]
 
     def row_is_at_fault(self, fault: ServerFault) -> bool:
         """Whether a backend has broken over a row too often, while it still answers others."""

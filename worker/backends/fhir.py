@@ -61,7 +61,7 @@ class Fhir:
         is written meanwhile or a ``fresh`` one is asked for.
         """
         name = _type_name(type_)
-        found = self._session.lookups.read(name, [_checked_id(name, id)], fresh=fresh)[id]
+        found = self._session.lookups.read_one(name, _checked_id(name, id), fresh=fresh)
         if isinstance(found, Exception):
             raise found
         return self._as_asked(type_, found)

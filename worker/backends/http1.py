@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cached_property
 from typing import NoReturn
 
 import requests
 from requests.cookies import RequestsCookieJar
-from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers, requote_uri
 
+from worker.backends.headers import Headers, fields_of
 from worker.backends.unfold import BodyTooLong, unfolded
 
 Receive = Callable[[], bytes]
@@ -33,23 +33,6 @@ _FOLD = re.compile(r"\r?\n[ \t]+")
 _LINE_END = re.compile(rb"\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _NO_BODY = frozenset({204, 304})
-
-
-class Headers(CaseInsensitiveDict[str]):
-    """An answer's headers; those that came several times are joined by commas."""
-
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
-        # Not by the parent's way in, which takes ten times as long.
-        self._store = {name.lower(): (name, value) for name, value in fields}
-        if len(self._store) < len(fields):
-            self._store.clear()
-            for name, value in fields:
-                before = self._store.get(name.lower())
-                self._store[name.lower()] = (name, f"{before[1]}, {value}" if before else value)
-
-    def copy(self) -> CaseInsensitiveDict[str]:
-        """Another one with the same headers."""
-        return CaseInsensitiveDict(self.items())
 
 
 class Answer(requests.Response):
@@ -85,7 +68,7 @@ def request_bytes(request: requests.PreparedRequest, *, by_proxy: bool = False) 
         lines.append(f"Host: {host}")
     if "Accept-Encoding" not in given:
         lines.append("Accept-Encoding: gzip, deflate")
-    lines += [f"{name}: {value}" for name, value in given.items()]
+    lines += [f"{name}: {value}" for name, value in fields_of(given)]
     body = request.body.encode() if isinstance(request.body, str) else request.body or b""
     if body and "Content-Length" not in given:
         lines.append(f"Content-Length: {len(body)}")
@@ -122,7 +105,7 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
         if answer.status_code == 101:
             _broken("switched to another protocol, unasked")
         version, answer = _head(request, incoming)
-    headers = answer.headers
+    headers: Headers = answer.headers  # type: ignore[assignment] # _head has made them
     keeps = _keeps_open(version, headers)
     if request.method != "HEAD" and answer.status_code not in _NO_BODY:
         coded = "Transfer-Encoding" in headers
@@ -149,7 +132,7 @@ def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, 
     return status[1], Answer(request, int(status[2]), status[3] or "", Headers(fields))
 
 
-def _keeps_open(version: str, headers: CaseInsensitiveDict[str]) -> bool:
+def _keeps_open(version: str, headers: Headers) -> bool:
     """RFC 9112 section 9.3."""
     options = headers.get("Connection")
     if options is None:
@@ -180,7 +163,7 @@ def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
         yield piece
 
 
-def _chunks(incoming: _Incoming, headers: CaseInsensitiveDict[str]) -> Iterator[bytes]:
+def _chunks(incoming: _Incoming, headers: Headers) -> Iterator[bytes]:
     """RFC 9112 section 7.1; trailers are left out."""
     if headers["Transfer-Encoding"].strip().lower() != "chunked":
         _broken("answered with a transfer coding that was not asked for")

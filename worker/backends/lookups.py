@@ -22,8 +22,24 @@ Found = Mapping[str, Any]
 
 Fetch = Callable[[str, Sequence[str]], Found]
 Key = tuple[str, str]
-Answer = bytes | Exception
 Failure = TypeVar("Failure", bound=BaseException)
+
+
+class _Kept:
+    """A resource as JSON, and what reads it back fastest."""
+
+    __slots__ = ("_loads", "_text")
+
+    def __init__(self, resource: Any) -> None:
+        self._text = exact_json.dumps(resource)
+        self._loads = exact_json.loads_for(self._text)
+
+    def own(self) -> Any:
+        """A copy of it for one more row."""
+        return self._loads(self._text)
+
+
+Answer = _Kept | Exception
 
 
 class _Slot:
@@ -34,6 +50,27 @@ class _Slot:
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.answer: Answer | None = None
+
+
+class _Reader:
+    """A thread that waits for some slots, or to be called to ask for those that wait; woken alone."""
+
+    __slots__ = ("_slots", "_turn")
+
+    def __init__(self, slots: Iterable[_Slot]) -> None:
+        self._slots = list(slots)
+        self._turn = threading.Lock()
+        self._turn.acquire()
+
+    @property
+    def is_done(self) -> bool:
+        return all(slot.answer is not None for slot in self._slots)
+
+    def call(self) -> None:
+        self._turn.release()
+
+    def wait(self) -> None:
+        self._turn.acquire()
 
 
 class _Sizes(dict[str, int]):
@@ -60,32 +97,44 @@ class Lookups:
     ) -> None:
         self._fetch = fetch
         self._most_remembered = remembered
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._memory: OrderedDict[Key, Answer] = OrderedDict()
         self._slots: dict[Key, _Slot] = {}
         self._waiting: defaultdict[str, list[_Slot]] = defaultdict(list)
+        self._readers: defaultdict[str, list[_Reader]] = defaultdict(list)
         self._in_flight: Counter[str] = Counter()
         self._batch = _Sizes(most)
+
+    def read_one(self, type_: str, id_: str, *, fresh: bool = False) -> Any:
+        """The answer for one id."""
+        try:  # without the lock: what is remembered costs less than to wait for one
+            if not fresh:
+                answer = self._memory[type_, id_]
+                self._memory.move_to_end((type_, id_))
+                return _own(answer)
+        except KeyError:
+            pass
+        return self.read(type_, [id_], fresh=fresh)[id_]
 
     def read(self, type_: str, ids: Iterable[str], *, fresh: bool = False) -> Found:
         """Answers by id, in the order asked; ``fresh`` asks for what is remembered too."""
         wanted = list(dict.fromkeys(ids))
-        with self._changed:
+        with self._lock:
             if fresh:
                 self._drop(type_, wanted)
             slots = {id_: self._slot(type_, id_) for id_ in wanted}
-        while batch := self._wait(type_, slots):
+        while batch := self._wait(type_, slots.values()):
             self._fly(type_, batch)
         return {id_: _own(slot.answer) for id_, slot in slots.items()}
 
     def forget(self, type_: str, id_: str) -> None:
         """A resource was written: the next read asks for it."""
-        with self._changed:
+        with self._lock:
             self._drop(type_, [id_])
 
     def forget_all(self) -> None:
         """Many resources may have been written."""
-        with self._changed:
+        with self._lock:
             self._memory.clear()
             for type_, id_ in list(self._slots):
                 self._drop(type_, [id_])
@@ -111,24 +160,42 @@ class Lookups:
             if self._slots.get((type_, id_)) not in self._waiting[type_]:
                 self._slots.pop((type_, id_), None)
 
-    def _wait(self, type_: str, slots: Mapping[str, _Slot]) -> list[_Slot]:
+    def _wait(self, type_: str, slots: Iterable[_Slot]) -> list[_Slot]:
         """Wait until all slots have answers (then nothing is returned) or it is this thread's turn to ask for some."""
+        while True:
+            reader = _Reader(slots)
+            with self._lock:
+                if reader.is_done:
+                    return []
+                if self._may_go(type_):
+                    return self._next_batch(type_)
+                self._readers[type_].append(reader)
+            reader.wait()
+
+    def _may_go(self, type_: str) -> bool:
+        waiting = len(self._waiting[type_])
+        return waiting > 0 and (not self._in_flight[type_] or waiting >= self._batch[type_])
+
+    def _next_batch(self, type_: str) -> list[_Slot]:
         waiting = self._waiting[type_]
+        batch = waiting[: self._batch[type_]]
+        del waiting[: len(batch)]
+        self._in_flight[type_] += 1
+        self._call_one(type_)
+        return batch
 
-        def is_done() -> bool:
-            return all(slot.answer is not None for slot in slots.values())
+    def _call_one(self, type_: str) -> None:
+        """Call a thread to ask for what waits, if that may go; one whose slots wait is always among the readers."""
+        if self._readers[type_] and self._may_go(type_):
+            self._readers[type_].pop(0).call()
 
-        def may_go() -> bool:
-            return bool(waiting) and (not self._in_flight[type_] or len(waiting) >= self._batch[type_])
-
-        with self._changed:
-            self._changed.wait_for(lambda: is_done() or may_go())
-            if is_done():
-                return []
-            batch = waiting[: self._batch[type_]]
-            del waiting[: len(batch)]
-            self._in_flight[type_] += 1
-            return batch
+    def _call_done(self, type_: str) -> None:
+        waiting = self._readers[type_]
+        done = [reader for reader in waiting if reader.is_done]
+        if done:
+            self._readers[type_] = [reader for reader in waiting if not reader.is_done]
+        for reader in done:
+            reader.call()
 
     def _fly(self, type_: str, batch: list[_Slot]) -> None:
         ids = list(dict.fromkeys(slot.id for slot in batch))
@@ -136,7 +203,7 @@ class Lookups:
         smaller = 1
         try:
             found = self._fetch(type_, ids)
-            answers = {id_: a if isinstance(a, Exception) else exact_json.dumps(a) for id_, a in found.items()}
+            answers = {id_: a if isinstance(a, Exception) else _Kept(a) for id_, a in found.items()}
         except Exception as error:  # noqa: BLE001 - it is raised in every thread that waits for it
             if len(ids) == 1 or not isinstance(error, Refused):
                 answers = dict.fromkeys(ids, error)
@@ -146,7 +213,7 @@ class Lookups:
             self._land(type_, batch, answers, smaller)
 
     def _land(self, type_: str, batch: list[_Slot], answers: Mapping[str, Answer], smaller: int) -> None:
-        with self._changed:
+        with self._lock:
             self._in_flight[type_] -= 1
             for slot in batch:
                 if slot.id in answers:
@@ -154,14 +221,15 @@ class Lookups:
                 else:
                     self._waiting[type_].append(slot)
                     self._batch[type_] = min(self._batch[type_], smaller)
-            self._changed.notify_all()
+            self._call_done(type_)
+            self._call_one(type_)
 
     def _answer(self, key: Key, slot: _Slot, answer: Answer) -> None:
         slot.answer = answer
         if self._slots.get(key) is not slot:
             return  # written or asked for afresh meanwhile
         del self._slots[key]
-        if isinstance(answer, bytes) or (isinstance(answer, Refused) and answer.status in _GONE):
+        if isinstance(answer, _Kept) or (isinstance(answer, Refused) and answer.status in _GONE):
             self._memory[key] = answer
             if len(self._memory) > self._most_remembered:
                 self._memory.popitem(last=False)
@@ -176,4 +244,4 @@ def own_copy(error: Failure) -> Failure:
 
 
 def _own(answer: Answer | None) -> Any:
-    return own_copy(answer) if isinstance(answer, Exception) else exact_json.loads(answer or b"null")
+    return answer.own() if isinstance(answer, _Kept) else own_copy(answer) if answer else None

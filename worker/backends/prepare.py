@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from worker.backends.calls import Call
+from worker.backends.headers import Headers
 
-_COMMON = {"User-Agent": "longshore", "Accept": "application/json, */*;q=0.1"}
+_COMMON = (("User-Agent", "longshore"), ("Accept", "application/json, */*;q=0.1"))
 # Without a character that would have to be quoted, or a host that would have to be encoded.
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
 _PLAIN = (dict, list, type(None))
@@ -24,9 +24,11 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
     request = requests.PreparedRequest()
     request.method = call.method
-    request.headers = CaseInsensitiveDict({**_COMMON, **call.headers})
+    request.headers = Headers(_COMMON)
+    for name, value in call.headers.items():
+        request.headers[name] = value
     request.body = call.body
-    if not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
+    if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
         query = urlencode(list(_pairs(call.params))) if call.params else ""
