@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Self
 
 from worker import auth, backends, config, jobs, log
+from worker.amqp import Broker
 from worker.auth import Credential
 from worker.config import Settings
 from worker.crew import Crew
 from worker.errors import ConfigError, Paused, Problem
 from worker.files import private_folder
 from worker.fleet import Fleet
+from worker.hands import Hands
 from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.outputs.outbox import Outbox
+from worker.outputs.reply import Replies
 from worker.owner import Owner
 from worker.pool import Pool
 from worker.runner import Runner, Watcher
@@ -26,8 +30,13 @@ from worker.sockets import Backend
 from worker.stopping import Stop, wait_until_stopped
 from worker.triggers.claims import Claims
 from worker.triggers.inbox import Inbox
+from worker.triggers.queue import Queue
+from worker.triggers.requests import Consumed
 from worker.triggers.settlement import Folders, Settlement
 
+LOOK_SECONDS = 0.1
+BROKER_SECONDS = 10.0  # that run_once waits for a broker
+GOODBYE_SECONDS = 5.0  # for the broker to take the last acks
 LOOKS_IN_VAIN = 4  # how often run_once looks at a file that is still being written
 
 
@@ -95,12 +104,15 @@ class App:
         fleet = Fleet(self.ledger.pauses, self.backends, owner.name)
         fleet.start()
         self._closing.callback(fleet.close)
-        pool = self._closing.enter_context(Pool(worker.threads))
-        runner = Runner(
+        self._pool = self._closing.enter_context(Pool(worker.threads))
+        outbox = Outbox(worker.outbox, chunk_rows=worker.chunk_rows)
+        max_body = (self.settings.amqp.max_body if self.settings.amqp else 0) * 2**20
+        replies = Replies(max_bytes=max_body, chunk_rows=worker.chunk_rows)
+        self._runner = Runner(
             self.jobs,
             self.backends,
-            Outbox(worker.outbox, chunk_rows=worker.chunk_rows),
-            pool,
+            {"inbox": outbox, "process": outbox, "queue": replies},
+            self._pool,
             self.ledger.state,
             chunk_rows=worker.chunk_rows,
             stop=self.stop,
@@ -109,7 +121,8 @@ class App:
         where = folders(self.settings)
         settlement = Settlement(self.ledger, where)
         self.claims = Claims(self.ledger, where, self.jobs, settlement, gone=owner.gone)
-        self.crew = Crew(runner, self.ledger, size=worker.deliveries, stop=self.stop)
+        self._gone = owner.gone
+        self.crew = Crew(self._runner, self.ledger, size=worker.deliveries, stop=self.stop)
         self._closing.callback(self._release)
         self._closing.callback(self.crew.close)
 
@@ -133,14 +146,23 @@ class App:
     def run(self) -> None:
         """Work until ``stop`` is set."""
         inbox = self._inbox()
-        inbox.start()
-        self._log.info("worker started", inbox=str(self.settings.worker.inbox))
-        wait_until_stopped(self.stop)
-        self._log.info("worker stopping")
-        inbox.stop()
+        with self._queues():
+            inbox.start()
+            self._log.info("worker started", inbox=str(self.settings.worker.inbox))
+            wait_until_stopped(self.stop)
+            self._log.info("worker stopping")
+            inbox.stop()
 
     def run_once(self) -> None:
-        """Work off what is there: what was left behind, and what is, or soon gets, complete in the inbox."""
+        """Work off what is there: what was left behind, what is, or soon gets, complete in the inbox, and the queues.
+
+        Raises ``Paused`` if the broker is not there.
+        """
+        with self._queues() as queues:
+            self._empty_inbox()
+            self._empty(queues)
+
+    def _empty_inbox(self) -> None:
         inbox = self._inbox()
         looks_in_vain = 0
         while looks_in_vain < LOOKS_IN_VAIN and not self.stop.is_set():
@@ -150,6 +172,47 @@ class App:
             looks_in_vain = 0 if look.handed_over else looks_in_vain + 1
             self.stop.wait(0 if look.more else self.settings.worker.settle_seconds)
         self.crew.join()
+
+    def _empty(self, queues: Queue | None) -> None:
+        """Return when there are no more messages but those that wait to be tried again."""
+        vain = 0
+        while queues and not queues.quiet and not self.stop.wait(LOOK_SECONDS):
+            vain = vain + 1 if queues.trouble else 0
+            if vain * LOOK_SECONDS > BROKER_SECONDS:
+                raise Paused(f"a queue cannot be emptied: {queues.trouble}")
+
+    @contextmanager
+    def _queues(self) -> Iterator[Queue | None]:
+        """The jobs' queues, consumed meanwhile; None where no broker is configured, or no job has a queue."""
+        worker, amqp = self.settings.worker, self.settings.amqp
+        with_queue = [job for job in self.jobs.enabled if job.queue]
+        if not amqp or not with_queue:
+            yield None
+            return
+        consumed = [
+            Consumed.of(job, threads=worker.threads, max_body=amqp.max_body * 2**20, clock=time.time)
+            for job in with_queue
+        ]
+        limits = {each.topology.queue: each.job.concurrency for each in consumed}
+        hands = Hands(self._runner, self._pool, limits, large=worker.deliveries)
+        broker = Broker.of(amqp)
+        queue = Queue(
+            broker,
+            self.ledger.messages,
+            consumed,
+            hands,
+            self._gone,
+            work=self.settings.work,
+            lease=worker.lease_seconds,
+        )
+        broker.start()
+        queue.start()
+        try:
+            yield queue
+        finally:
+            queue.stop()
+            hands.close()
+            broker.close(GOODBYE_SECONDS)
 
     def process(self, files: Iterable[Path], *, job: str = "") -> None:
         """Run the job over copies of some files; raises ``OSError`` if one cannot be copied."""

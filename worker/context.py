@@ -95,7 +95,7 @@ class DeliveryContext:
 
     def at(self, line: int) -> Context:
         """The context of the row on that line."""
-        return Context(self, RowKey(self.delivery.input.sha256, line))
+        return Context(self, RowKey(self.delivery.key or self.delivery.input.sha256, line))
 
 
 class _Named(Mapping[str, Any]):

@@ -20,6 +20,7 @@ from worker.records import Row
 P = ParamSpec("P")
 R = TypeVar("R")
 Misfire = Literal["once", "skip", "all"]
+Declare = Literal["active", "passive"]
 Source = Callable[..., Iterable[Mapping[str, Any]]]
 
 
@@ -40,6 +41,11 @@ class Job(Generic[P, R]):
     files: tuple[str, ...] = ()
     queue: str | None = None
     reply_queue: str | None = None
+    prefetch: int | None = None
+    max_attempts: int | None = None
+    retry_delay: int = 1
+    max_message_bytes: int | None = None
+    declare: Declare = "active"
     schedule: str | None = None
     timezone: str | None = None
     misfire: Misfire = "once"
@@ -105,6 +111,11 @@ def job(
     files: str | Sequence[str] = (),
     queue: str | None = None,
     reply_queue: str | None = None,
+    prefetch: int | None = None,
+    max_attempts: int | None = None,
+    retry_delay: int = 1,
+    max_message_bytes: int | None = None,
+    declare: Declare = "active",
     schedule: str | None = None,
     timezone: str | None = None,
     misfire: Misfire = "once",
@@ -136,6 +147,11 @@ def job(
             files=(files,) if isinstance(files, str) else tuple(files),
             queue=queue,
             reply_queue=reply_queue,
+            prefetch=prefetch,
+            max_attempts=max_attempts,
+            retry_delay=retry_delay,
+            max_message_bytes=max_message_bytes,
+            declare=declare,
             schedule=schedule,
             timezone=timezone,
             misfire=misfire,

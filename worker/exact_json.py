@@ -21,7 +21,20 @@ def _whole(digits: str) -> int | Decimal:
     return number if -(2**63) <= number < 2**64 else Decimal(digits)  # as orjson writes no longer int
 
 
-_decode_exactly = json.JSONDecoder(parse_float=Decimal, parse_int=_whole).decode
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_exact = json.JSONDecoder(parse_float=Decimal, parse_int=_whole, parse_constant=_refuse)
+_decode_exactly = _exact.decode
+
+
+def read_value(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place in a text, read like ``loads``, and where it ends.
+
+    Raises ``ValueError``.
+    """
+    return _exact.raw_decode(text, at)
 
 
 def loads(text: bytes | str) -> Any:

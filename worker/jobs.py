@@ -14,7 +14,7 @@ from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
 from worker.config import JobSettings, nearest
-from worker.declare import Job, Misfire, collected
+from worker.declare import Declare, Job, Misfire, collected
 from worker.errors import ConfigError, DeliveryError, Problem
 
 __all__ = ["Job", "Jobs", "load"]
@@ -153,6 +153,17 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
             yield "files", f'{pattern!r} is no pattern for the name of a file; write e.g. "clients*.csv"'
     if job.reply_queue and not job.queue:
         yield "reply_queue", "there is no queue whose messages it would answer; write queue too"
+    if job.queue and (fault := _queue_fault(job.queue)):
+        yield "queue", fault
+    if job.prefetch is not None and not 1 <= job.prefetch <= 65_535:
+        yield "prefetch", "it must be from 1 to 65535"
+    if not 1 <= job.retry_delay <= 30:
+        yield "retry_delay", "it must be from 1 to 30 whole seconds"
+    for key in ("max_attempts", "max_message_bytes"):
+        if (limit := getattr(job, key)) is not None and limit < 1:
+            yield key, "it must be 1 or more"
+    if job.declare not in get_args(Declare):
+        yield "declare", f"{job.declare!r} is unknown; write one of {', '.join(get_args(Declare))}"
     if job.schedule and not (job.source or job.files):
         yield "schedule", "there is nothing to run at its ticks; write source or files too"
     if job.source and not job.schedule:
@@ -181,6 +192,12 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "concurrency", "it must be 1 or more"
 
 
+def _queue_fault(name: str) -> str:
+    if len(name.encode()) > 240:
+        return "its name is longer than 240 bytes, and those of its retry queues would be longer than the broker takes"
+    return "names that begin with amq. are the broker's own" if name.startswith("amq.") else ""
+
+
 def _is_found(look_up: Callable[[str], object], name: str) -> bool:
     try:
         look_up(name)
@@ -200,3 +217,7 @@ def _clashes(jobs: list[Job[..., Any]]) -> Iterator[Problem]:
             yield Problem(file, job.name, what)
         elif job.enabled and job.queue and (rival := queues.setdefault(job.queue, job)) is not job:
             yield Problem(file, f"{job.name}: queue", f"{rival.name} takes its messages already; write another queue")
+    for job in jobs:
+        if job.enabled and job.reply_queue in queues:
+            what = f"{queues[job.reply_queue].name} would take its replies for requests; write another queue"
+            yield Problem(job.place.rpartition(":")[0], f"{job.name}: reply_queue", what)

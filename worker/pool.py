@@ -33,9 +33,10 @@ class _Chunk:
 class _Stream(Generic[Item, Result]):
     """One delivery's items on their way through the pool; guarded by the pool's lock, but for ``finished``."""
 
-    def __init__(self, work: Callable[[Item], Result], limit: int | None) -> None:
+    def __init__(self, work: Callable[[Item], Result], limit: int | None, *, slices: bool = True) -> None:
         self.work = work
         self.limit = limit
+        self.slices = slices and not limit
         self.todo: deque[tuple[_Chunk, Sequence[Item]]] = deque()
         self.chunks: deque[_Chunk] = deque()
         self.finished: deque[Result] = deque()
@@ -48,7 +49,7 @@ class _Stream(Generic[Item, Result]):
         if not items:  # rows that an earlier attempt has done: no thread would ever tick the chunk off
             return
         chunk = _Chunk(len(items))
-        size = 1 if self.limit else min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace)))
+        size = min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace))) if self.slices else 1
         self.chunks.append(chunk)
         self.todo.extend((chunk, items[at : at + size]) for at in range(0, len(items), size))
 
@@ -79,10 +80,26 @@ class _Stream(Generic[Item, Result]):
         return not self.todo and not self.active
 
 
+class Lane(Generic[Item]):
+    """Items that come one by one, for as long as the pool is open; what ``work`` makes of them is its own matter."""
+
+    def __init__(self, pool: Pool, stream: _Stream[Item, None]) -> None:
+        self._pool = pool
+        self._stream = stream
+        stream.finished = deque(maxlen=0)  # nobody collects them
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Have these worked on as soon as there is a thread; ``work`` must not raise. Called with nothing now and then,
+        it wakes a further thread for what waits behind one that takes its time.
+        """
+        self._pool._add(self._stream, items)
+
+
 class Pool:
     """At most ``threads`` items are worked on at once; they go round the streams in turn."""
 
     def __init__(self, threads: int) -> None:
+        self._inside = threading.local()
         self._size = threads
         self._threads: list[threading.Thread] = []
         self._streams: deque[_Stream[Any, Any]] = deque()
@@ -102,6 +119,9 @@ class Pool:
         The first exception, of ``work``, of ``chunks`` or of the caller, ends it: ``hurry`` is called, so that what is
         under way can come to an end; that is yielded, the rest is left, and the exception raised.
         """
+        if getattr(self._inside, "of_a_thread", False):  # it works them off itself: it would wait for its own kind
+            yield from ([work(item)] for items in chunks for item in items)
+            return
         stream: _Stream[Item, Result] = _Stream(work, limit)
         with self._ready:
             self._streams.append(stream)
@@ -111,6 +131,19 @@ class Pool:
             self._abandon(stream, hurry)
         if stream.error:
             raise stream.error
+
+    def lane(self, work: Callable[[Item], None], *, limit: int | None = None) -> Lane[Item]:
+        """A way to hand in items one by one, ``limit`` of them worked on at once."""
+        stream: _Stream[Item, None] = _Stream(work, limit, slices=False)
+        with self._ready:
+            self._streams.append(stream)
+        return Lane(self, stream)
+
+    def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
+        with self._ready:
+            stream.add(items)
+            self._start_threads(len(stream.todo))
+            self._ready.notify(1 if stream.quick else len(stream.todo))
 
     def _collect(
         self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]], hurry: Callable[[], None]
@@ -147,10 +180,7 @@ class Pool:
             return False
         if items is None:
             return False
-        with self._ready:
-            stream.add(items)
-            self._start_threads(len(stream.todo))
-            self._ready.notify(1 if stream.quick else len(stream.todo))
+        self._add(stream, items)
         return True
 
     def _start_threads(self, wanted: int) -> None:
@@ -160,6 +190,7 @@ class Pool:
             thread.start()
 
     def _serve(self) -> None:
+        self._inside.of_a_thread = True
         while (taken := self._take()) is not None:
             self._work_off(*taken)
 

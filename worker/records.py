@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from worker.errors import MissingColumn
 
@@ -97,11 +97,25 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What came in: its name as the sender gave it, its SHA-256 in hex, its size in bytes."""
+    """What came in: its name as the sender gave it, its SHA-256 in hex, its size in bytes.
+
+    ``form`` is how its rows stand in it: a table (CSV) and a JSON array have many, a JSON object is one.
+    """
 
     name: str
     sha256: str
     bytes: int
+    form: Literal["table", "array", "object"] = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the asker of a message is told: ``type`` is result, rejected, skipped or results."""
+
+    type: str
+    content_type: str
+    body: bytes
+    headers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -235,7 +249,9 @@ class Delivery:
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
     wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it. ``faults`` is
-    how many attempts in a row, up to the one before, have ended in a ``ServerFault``.
+    how many attempts in a row, up to the one before, have ended in a ``ServerFault``. ``key`` tells its calls from
+    those of another delivery (of a file: the digest of its content). ``reply`` is for whoever sent it, if it came as a
+    message: the output leaves it here, and it is sent once the delivery is settled.
     """
 
     id: str
@@ -254,3 +270,5 @@ class Delivery:
     state: dict[str, Any] = field(default_factory=dict)
     lost: threading.Event = field(default_factory=threading.Event)
     faults: int = 0
+    key: str = ""
+    reply: Reply | None = None

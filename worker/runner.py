@@ -39,13 +39,16 @@ class Watcher(Protocol):
 
 
 class Runner:
-    """Runs deliveries, several at once, on one pool of threads; ``stop`` lets each finish the rows under way only."""
+    """Runs deliveries, several at once, on one pool of threads; ``stop`` lets each finish the rows under way only.
+
+    ``outputs`` says, by the name of its trigger, where a delivery's outcomes go.
+    """
 
     def __init__(
         self,
         jobs: Jobs,
         backends: Mapping[str, Backend],
-        output: Output,
+        outputs: Mapping[str, Output],
         pool: Pool,
         memory: Memory,
         *,
@@ -55,7 +58,7 @@ class Runner:
     ) -> None:
         self._jobs = jobs
         self._backends = backends
-        self._output = output
+        self._outputs = outputs
         self._pool = pool
         self._memory = memory
         self._chunk_rows = chunk_rows
@@ -79,7 +82,7 @@ class Runner:
     def _work(self, delivery: Delivery) -> None:
         job = self._jobs[delivery.job] if delivery.job in self._jobs else self._jobs.match(delivery.source)
         delivery.job = job.name
-        with log.bound(job=job.name), self._output.open(delivery, job) as part:
+        with log.bound(job=job.name), self._outputs[delivery.trigger].open(delivery, job) as part:
             if not part.committed:
                 self._run_rows(delivery, job, part)
                 part.commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,12 @@ def read(path: Path, reading: Reading, opened: BinaryIO | None = None) -> Iterat
             start += len(batch)
         if not start:
             yield _chunk(0, [], header, columns)
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """A frame of rows that came as JSON, indexed by line, like a file's; values are as JSON gave them."""
+    index = pd.Index([row.line for row in rows], dtype="int64", name="line")
+    return pd.DataFrame([dict(row) for row in rows], index=index, dtype=object)
 
 
 def frame_rows(frame: object, lines: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:

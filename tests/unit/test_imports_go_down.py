@@ -22,7 +22,7 @@ LAYERS = [
     "context fakes",
     "execution",
     "runner testing",
-    "crew fleet",
+    "crew fleet hands",
     "app",
     "commands",
     "cli",

@@ -98,7 +98,7 @@ class Story:
         runner = Runner(
             Jobs(declared if isinstance(declared, list) else [declared]),
             {},
-            self.part,
+            {self.delivery.trigger: self.part},
             pool,
             memory or Memory(),
             chunk_rows=500,

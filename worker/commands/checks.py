@@ -42,8 +42,6 @@ def refuse_unsupported(project: Project) -> None:
 
 def unsupported(project: Project) -> Iterator[Problem]:
     """What the project asks for and this version cannot do yet: nothing of it must be left undone in silence."""
-    if project.settings.amqp:
-        yield Problem(str(project.settings.path), "amqp", "queues are not supported yet by this version; remove it")
     for job in project.jobs.enabled:
         if job.schedule:
             what = "schedules are not supported yet by this version; remove it, or set enabled = false"

@@ -1,9 +1,10 @@
-"""The durable memory: deliveries, tokens, job state. SQLite for one machine, PostgreSQL for a fleet.
+"""The durable memory: deliveries, messages, tokens, job state. SQLite for one machine, PostgreSQL for a fleet.
 
 Times are seconds since 1970 by the database's own clock, so that several hosts agree. Every change of hands is one
 guarded UPDATE (``version``), never a lock or a transaction held while something else is waited for.
 """
 
 from worker.ledger.deliveries import Ledger
+from worker.ledger.messages import Claim, Messages, Note, Standing
 
-__all__ = ["Ledger"]
+__all__ = ["Claim", "Ledger", "Messages", "Note", "Standing"]

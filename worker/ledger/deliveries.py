@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from worker.errors import LostLease, sentence
 from worker.ledger.changes import Changes, of
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
+from worker.ledger.messages import Messages
 from worker.ledger.pauses import Pauses
 from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
@@ -21,7 +23,9 @@ from worker.records import Attempt, Delivery, Entry
 
 
 class Ledger:
-    """The deliveries; ``tokens``, ``state`` and ``pauses`` beside them. ``owner`` signs what this worker takes.
+    """The deliveries; ``messages``, ``tokens``, ``state`` and ``pauses`` beside them.
+
+    ``owner`` signs what this worker takes.
 
     Raises ``ConfigError`` if the database cannot be opened or is newer than this program. What changes a delivery
     raises ``LostLease`` where its version is not the one that this worker took.
@@ -38,6 +42,7 @@ class Ledger:
         self._in_hand: set[str] = set()
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
+        self.messages = Messages(self._database, self.state, owner, lease)
         self.pauses = Pauses(self._database, owner)
 
     def close(self) -> None:
@@ -120,6 +125,7 @@ class Ledger:
         mine = table.c.owner == self._owner
         with self._write() as connection:
             connection.execute(sa.update(table).where(mine).values(owner="", lease_until=0.0))
+        self.messages.release()
 
     def finish(self, entry: Entry, delivery: Delivery, error: Exception | None) -> Entry:
         """Done, or failed with a reason; a done delivery's job state is kept in the same transaction."""
@@ -166,9 +172,7 @@ class Ledger:
         """One delivery; raises ``KeyError``."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(table).where(table.c.id == delivery)).first()
-        if row is None:
-            raise KeyError(delivery)
-        return Entry(*row)
+        return Entry(*row) if row else self.messages.get(delivery)
 
     def attempts(self, delivery: str) -> list[Attempt]:
         """All runs of a delivery, in order."""
@@ -177,23 +181,26 @@ class Ledger:
             return [Attempt(*row) for row in connection.execute(statement.order_by(attempt_table.c.number))]
 
     def entries(self, *, limit: int = 100) -> list[Entry]:
-        """The newest deliveries, the unfinished ones first."""
+        """The newest deliveries, messages among them, the unfinished ones first."""
         unfinished = table.c.state.in_(["waiting", "running"]).desc()
         order = (unfinished, table.c.created.desc(), table.c.id)
         with self._database.read() as connection:
-            return [Entry(*row) for row in connection.execute(sa.select(table).order_by(*order).limit(limit))]
+            found = [Entry(*row) for row in connection.execute(sa.select(table).order_by(*order).limit(limit))]
+        return sorted(found + self.messages.entries(limit=limit), key=_unfinished_and_new_first)[:limit]
 
     def counts(self) -> dict[str, int]:
         """How many deliveries are waiting, running, done, failed."""
         statement = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
         with self._database.read() as connection:
-            found = {str(state): int(count) for state, count in connection.execute(statement)}
-        return {state: found.get(state, 0) for state in ("waiting", "running", "done", "failed")}
+            found = Counter({str(state): int(count) for state, count in connection.execute(statement)})
+        found.update(self.messages.counts())
+        return {state: found[state] for state in ("waiting", "running", "done", "failed")}
 
     def owners(self) -> set[str]:
         """Everybody who owns a delivery."""
         with self._database.read() as connection:
-            return set(connection.scalars(sa.select(table.c.owner).distinct()))
+            found = set(connection.scalars(sa.select(table.c.owner).distinct()))
+        return found | self.messages.owners()
 
     def _change(self, change: sa.Update, entry: Entry, **values: Any) -> Entry:
         with self._write() as connection:
@@ -217,6 +224,10 @@ def _change(connection: sa.Connection, change: sa.Update, entry: Entry, **values
 
 def _same(entry: Entry) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return table.c.id == entry.id, table.c.version == entry.version
+
+
+def _unfinished_and_new_first(entry: Entry) -> tuple[bool, float, str]:
+    return entry.state not in ("waiting", "running"), -entry.created, entry.id
 
 
 def _how_far(delivery: Delivery | None) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""What the ledger promises about messages, whatever database it lies in."""
+
+from itertools import count
+
+import pytest
+
+from worker.ledger import Claim, Note
+
+_ids = count(1)
+DAY = 24 * 3600
+
+
+def claim(key="one", sha256="ab" * 32, **changes):
+    return Claim("orders", key, f"{next(_ids):016x}", "order", sha256, 12, **changes)
+
+
+@pytest.fixture
+def say(ledger):
+    """What a ledger says to claims, after notes; ``gone`` are the owners that live no more."""
+
+    def say(*claims, notes=(), by=ledger, gone=()):
+        standings, late = by.messages.record(claims, notes, lambda owner: owner in gone)
+        assert not late
+        return standings[0] if len(standings) == 1 else standings
+
+    return say
+
+
+def done(key="one", attempts=1, **changes):
+    return Note("orders", key, attempts, "done", **{"job": "order", "reply": b"the reply", **changes})
+
+
+def waiting(key="one", attempts=1):
+    return Note("orders", key, attempts, "waiting")
+
+
+def failed(key="one", attempts=1):
+    return Note("orders", key, attempts, "failed", error="DeliveryError", detail="it is empty")
+
+
+def test_a_new_message_is_ours_and_many_are_claimed_at_once(say, ledger):
+    claims = [claim(str(number)) for number in range(1000)]
+    standings = say(*claims)
+    assert {standing.verdict for standing in standings} == {"ours"}
+    assert [standing.delivery for standing in standings] == [each.delivery for each in claims]
+    assert ledger.counts()["running"] == 1000
+    assert ledger.owners() == {"one"}
+
+
+def test_known_and_new_messages_in_one_batch_are_told_apart(say):
+    say(*[claim(str(number)) for number in range(0, 1000, 2)])
+    say(notes=[done(str(number)) for number in range(0, 1000, 2)])
+    standings = say(*[claim(str(number)) for number in range(1000)])
+    assert [standing.verdict for standing in standings] == ["done", "ours"] * 500
+
+
+def test_a_finished_message_gives_its_reply_for_a_day_and_is_forgotten_then(say, clock, ledger):
+    first = say(claim())
+    say(notes=[done()])
+    clock.now += DAY - 1
+    again = say(claim())
+    assert (again.verdict, again.reply, again.delivery) == ("done", b"the reply", first.delivery)
+    clock.now += 2
+    assert ledger.messages.prune() == 1
+    assert say(claim()).verdict == "ours"
+
+
+def test_a_finished_message_that_is_too_old_is_run_again_though_nobody_has_pruned_yet(say, clock):
+    say(claim())
+    say(notes=[done()])
+    clock.now += DAY + 1
+    standing = say(claim(sha256="cd" * 32))
+    assert (standing.verdict, standing.attempts) == ("ours", 2)
+
+
+def test_the_same_id_with_another_body_is_a_conflict(say):
+    say(claim())
+    assert say(claim(sha256="cd" * 32)).verdict == "conflict"
+    say(notes=[done()])
+    assert say(claim(sha256="cd" * 32)).verdict == "conflict"
+
+
+def test_what_another_worker_is_at_is_busy_and_gives_the_reply_once_that_has_finished(say, other):
+    say(claim())
+    assert say(claim(), by=other).verdict == "busy"
+    say(notes=[done()])
+    assert say(claim(), by=other).reply == b"the reply"
+
+
+def test_what_a_dead_worker_was_at_is_a_suspect_until_somebody_takes_it_alone_and_deaths_are_counted(say, opened):
+    one, two, three = (opened(owner) for owner in ("first", "second", "third"))
+    first = say(claim(), by=one)
+    assert say(claim(), by=two, gone=["first"]).verdict == "suspect"
+    taken = say(claim(alone=True), by=two, gone=["first"])
+    assert (taken.verdict, taken.delivery) == ("ours", first.delivery)
+    assert (taken.attempts, taken.deaths) == (2, 1)
+    again = say(claim(alone=True), by=three, gone=["first", "second"])
+    assert (again.verdict, again.attempts, again.deaths) == ("ours", 3, 2)
+
+
+def test_what_a_silent_worker_was_at_can_be_taken_once_its_lease_is_over(say, opened, other, clock, ledger):
+    say(claim())
+    clock.now += 29
+    assert say(claim(), by=other).verdict == "busy"
+    ledger.messages.heartbeat()
+    clock.now += 29
+    assert say(claim(), by=other).verdict == "busy"
+    clock.now += 2
+    assert say(claim(), by=other).verdict == "suspect"
+
+
+def test_the_end_that_a_worker_notes_after_it_has_lost_the_message_comes_too_late(say, other, clock, ledger):
+    say(claim(), claim("two"))
+    clock.now += 31
+    say(claim(alone=True), by=other)
+    notes = [done(), done("two")]
+    assert ledger.messages.record([], notes, lambda owner: False) == ([], [notes[0]])
+    assert say(claim(), by=ledger).verdict == "busy"
+    assert say(claim("two"), by=other).verdict == "done"
+
+
+def test_what_waits_is_taken_by_whoever_gets_it(say, other):
+    first = say(claim())
+    say(notes=[waiting()])
+    taken = say(claim(), by=other)
+    assert (taken.verdict, taken.delivery) == ("ours", first.delivery)
+    assert (taken.attempts, taken.deaths) == (2, 0)
+
+
+def test_what_a_worker_releases_is_free_at_once(say, other, ledger):
+    say(claim())
+    ledger.release()
+    assert say(claim(), by=other).verdict == "ours"
+
+
+def test_a_failed_message_stays_failed_when_it_is_redelivered_and_is_run_when_it_is_sent_again(say):
+    say(claim())
+    say(notes=[failed()])
+    again = say(claim(redelivered=True))
+    assert (again.verdict, again.error, again.detail) == ("failed", "DeliveryError", "it is empty")
+    assert say(claim()).verdict == "ours"
+
+
+def test_what_the_job_wants_remembered_is_kept_with_the_end_of_a_done_message_only(say, ledger):
+    say(claim(), claim("two"))
+    say(notes=[done(state={"since": 1}), Note("orders", "two", 1, "waiting", job="order", state={"since": 2})])
+    assert ledger.state.load("order") == {"since": 1}
+
+
+def test_messages_stand_beside_the_other_deliveries(say, ledger, clock):
+    file = ledger.announce("inbox", "clients.csv")
+    clock.now += 1
+    standing = say(claim())
+    assert [entry.id for entry in ledger.entries()] == [standing.delivery, file.id]
+    entry = ledger.get(standing.delivery)
+    assert (entry.trigger, entry.source, entry.job, entry.state) == ("queue", "orders", "order", "running")
+    say(notes=[failed()])
+    assert ledger.get(standing.delivery).detail == "it is empty"
+    assert ledger.counts() == {"waiting": 1, "running": 0, "done": 0, "failed": 1}

@@ -1,0 +1,269 @@
+"""What became of each message: claimed, and at its end with its reply, which a message seen again gets once more.
+
+A queue brings messages by the thousand, so they are claimed and noted in batches, many in one transaction, and each
+statement is executed for all of them at once. A claim is durable before its message is run: one that is found claimed
+by a worker that is gone may be what killed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from worker.ledger.database import Database
+from worker.ledger.memory import JobState
+from worker.ledger.schema import message_table as table
+from worker.records import Entry
+
+RETENTION = 24 * 3600.0  # seconds that a finished message is remembered for
+LOOKED_UP = 400  # messages that are looked up at once: a statement takes only so many values
+PRUNED = 5_000  # forgotten at once at the most, so that no claim waits long
+
+Verdict = Literal["ours", "done", "failed", "conflict", "busy", "suspect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message that wants to be run: ``key`` is its message id, ``sha256`` and ``bytes`` are of its body.
+
+    ``delivery`` is its id if nobody has seen it yet. ``redelivered``: the broker says that it was handed out before.
+    ``alone``: it may be taken over from a worker that is gone, as nothing else runs beside it.
+    """
+
+    queue: str
+    key: str
+    delivery: str
+    job: str
+    sha256: str
+    bytes: int
+    redelivered: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the ledger says to a claim.
+
+    ours      it is to be run now, for the time ``attempts``
+    done      it was, and ``reply`` is what its asker is told again
+    failed    it was, in vain, for ``error`` and ``detail``
+    conflict  its message id came before, with another body
+    busy      another worker is at it
+    suspect   a worker that is gone was at it, and so were ``deaths`` before that one
+    """
+
+    verdict: Verdict
+    delivery: str
+    attempts: int = 1
+    deaths: int = 0
+    reply: bytes = b""
+    error: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The end of a run, ``attempts``, of a message: done, failed, or waiting to be run again.
+
+    ``state`` is what its job wants remembered.
+    """
+
+    queue: str
+    key: str
+    attempts: int
+    end: Literal["done", "failed", "waiting"]
+    job: str = ""
+    reply: bytes = b""
+    error: str = ""
+    detail: str = ""
+    rows: int = 0
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+_this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
+_run = table.c.attempts == sa.bindparam("run")
+
+
+class Messages:
+    """The messages that workers have taken; ``owner`` signs what this one takes, for ``lease`` seconds at a time."""
+
+    def __init__(self, database: Database, state: JobState, owner: str, lease: float) -> None:
+        now = database.now
+        self._database = database
+        self._state = state
+        self._owner = owner
+        self._steady = lease
+        held = {"owner": owner, "lease_until": now + lease}
+        mine = table.c.owner == owner
+        forget = now + RETENTION
+        running = mine & (table.c.state == "running")
+
+        insert = database.insert(table).values(state="running", attempts=1, created=now, expires=forget, **held)
+        self._claim = insert.on_conflict_do_nothing()
+        seen = _this & _run & (table.c.owner == sa.bindparam("seen_owner"))
+        self._take = sa.update(table).where(seen).values(state="running", attempts=table.c.attempts + 1, **held)
+        self._note = sa.update(table).where(_this & _run & mine).values(finished=now, expires=forget)
+        self._renew = sa.update(table).where(running).values(held)
+        self._release = sa.update(table).where(running).values(state="waiting")
+        late, stale = (table.c.lease_until < now).label("late"), (table.c.expires < now).label("stale")
+        keys = table.c.key.in_(sa.bindparam("keys", expanding=True))
+        self._find = sa.select(table, late, stale).where(table.c.queue == sa.bindparam("this_queue"), keys)
+        old = sa.select(table.c.queue, table.c.key).where(table.c.state != "running", table.c.expires < now)
+        self._forget = sa.delete(table).where(sa.tuple_(table.c.queue, table.c.key).in_(old.limit(PRUNED)))
+
+    def record(
+        self, claims: Sequence[Claim], notes: Sequence[Note], gone: Callable[[str], bool]
+    ) -> tuple[list[Standing], list[Note]]:
+        """Write down notes, then claims, all or none of them; returns what is said to each claim, and the notes that
+        came too late, as another worker had taken the message over. ``gone`` says whether an owner lives no more.
+        """
+        with self._database.write() as connection:
+            late = self._write_notes(connection, notes) if notes else []
+            return (self._write_claims(connection, claims, gone) if claims else []), late
+
+    def _write_notes(self, connection: sa.Connection, notes: Sequence[Note]) -> list[Note]:
+        late: list[Note] = []
+        if connection.execute(self._note, [_noted(note) for note in notes]).rowcount != len(notes):
+            late = [note for note in notes if not connection.execute(self._note, _noted(note)).rowcount]
+        for note in notes:
+            if note.end == "done" and note.state and note not in late:
+                self._state.save(connection, note.job, note.state)
+        return late
+
+    def _write_claims(
+        self, connection: sa.Connection, claims: Sequence[Claim], gone: Callable[[str], bool]
+    ) -> list[Standing]:
+        in_order = sorted(claims, key=attrgetter("queue", "key"))  # in two orders, two workers would block each other
+        if connection.execute(self._claim, [_claimed(claim) for claim in in_order]).rowcount == len(claims):
+            return [Standing("ours", claim.delivery) for claim in claims]
+        known = dict(self._look_up(connection, claims))
+        return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims]
+
+    def _look_up(self, connection: sa.Connection, claims: Sequence[Claim]) -> Iterator[tuple[tuple[str, str], Any]]:
+        for queue, those in groupby(sorted(claims, key=attrgetter("queue")), attrgetter("queue")):
+            keys = [claim.key for claim in those]
+            for at in range(0, len(keys), LOOKED_UP):
+                batch = {"this_queue": queue, "keys": keys[at : at + LOOKED_UP]}
+                yield from (((row.queue, row.key), row) for row in connection.execute(self._find, batch))
+
+    def _judge(self, connection: sa.Connection, claim: Claim, row: Any, gone: Callable[[str], bool]) -> Standing:
+        if row.delivery == claim.delivery and row.attempts == 1 and row.state == "running":
+            return Standing("ours", row.delivery)
+        old = row.stale and row.state != "running"
+        if row.sha256 != claim.sha256 and not old:
+            return Standing("conflict", row.delivery)
+        if row.state == "running" and row.owner != self._owner:
+            left = gone(row.owner) or (row.late and self._database.steady_for >= self._steady)
+            if not left:
+                return Standing("busy", row.delivery)
+            if not claim.alone:
+                return _standing("suspect", row)
+            return self._take_over(connection, claim, row, deaths=row.deaths + 1)
+        if not old and (row.state == "done" or (row.state == "failed" and claim.redelivered)):
+            return _standing(row.state, row)
+        return self._take_over(connection, claim, row, deaths=0 if row.state in ("done", "failed") else row.deaths)
+
+    def _take_over(self, connection: sa.Connection, claim: Claim, row: Any, *, deaths: int) -> Standing:
+        """Run a message again that waited, was left behind, or failed and was sent anew."""
+        values = {"sha256": claim.sha256, "bytes": claim.bytes, "deaths": deaths, "reply": None}
+        seen = {"this_queue": row.queue, "this_key": row.key, "run": row.attempts, "seen_owner": row.owner}
+        if not connection.execute(self._take, {**values, **seen}).rowcount:
+            return Standing("busy", row.delivery)
+        return Standing("ours", row.delivery, row.attempts + 1, deaths)
+
+    def heartbeat(self) -> None:
+        """Renew the leases of all that this worker is at."""
+        self._database.change(self._renew)
+
+    def release(self) -> None:
+        """Let go of all that this worker is at: whoever gets the message goes on with it."""
+        self._database.change(self._release)
+
+    def prune(self) -> int:
+        """Forget what has been finished for long; returns how many, as there may be more."""
+        return self._database.change(self._forget)
+
+    def owners(self) -> set[str]:
+        """Everybody who is at a message."""
+        statement = sa.select(table.c.owner).where(table.c.state == "running").distinct()
+        with self._database.read() as connection:
+            return set(connection.scalars(statement))
+
+    def counts(self) -> dict[str, int]:
+        """How many are waiting, running, done (within the last day) and failed."""
+        statement = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
+        with self._database.read() as connection:
+            return {str(state): int(count) for state, count in connection.execute(statement)}
+
+    def get(self, delivery: str) -> Entry:
+        """One message, as a delivery; raises ``KeyError``."""
+        found = self._entries(sa.select(table).where(table.c.delivery == delivery))
+        if not found:
+            raise KeyError(delivery)
+        return found[0]
+
+    def entries(self, *, limit: int) -> list[Entry]:
+        """The newest, the unfinished ones first, as deliveries."""
+        unfinished = table.c.state.in_(["waiting", "running"]).desc()
+        return self._entries(sa.select(table).order_by(unfinished, table.c.created.desc(), table.c.key).limit(limit))
+
+    def _entries(self, statement: sa.Select[Any]) -> list[Entry]:
+        with self._database.read() as connection:
+            return [_entry(row) for row in connection.execute(statement)]
+
+
+def _claimed(claim: Claim) -> dict[str, Any]:
+    return {
+        "queue": claim.queue,
+        "key": claim.key,
+        "delivery": claim.delivery,
+        "job": claim.job,
+        "sha256": claim.sha256,
+        "bytes": claim.bytes,
+    }
+
+
+def _noted(note: Note) -> dict[str, Any]:
+    return {
+        "this_queue": note.queue,
+        "this_key": note.key,
+        "run": note.attempts,
+        "state": note.end,
+        "reply": note.reply,
+        "error": note.error,
+        "detail": note.detail,
+        "rows_done": note.rows,
+    }
+
+
+def _standing(verdict: Verdict, row: Any) -> Standing:
+    return Standing(verdict, row.delivery, row.attempts, row.deaths, row.reply or b"", row.error, row.detail)
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(
+        id=row.delivery,
+        trigger="queue",
+        job=row.job,
+        source=row.queue,
+        sha256=row.sha256,
+        bytes=row.bytes,
+        state=row.state,
+        owner=row.owner if row.state == "running" else "",
+        lease_until=row.lease_until,
+        version=row.attempts,
+        attempts=row.attempts,
+        not_before=0.0,
+        rows_done=row.rows_done,
+        error=row.error,
+        detail=row.detail,
+        created=row.created,
+        started=row.created,
+        finished=row.finished,
+        put_away=row.state in ("done", "failed"),
+    )

@@ -1,0 +1,264 @@
+"""The one thread that talks to the ledger about messages: all that came up while it did so goes into the next talk.
+
+A message that was under way when a worker died is run with nothing else beside it, so that if it is what killed that
+one, it does not take others with it; each death is counted before it can happen again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from worker import log
+from worker.amqp import Message
+from worker.errors import Paused
+from worker.ledger import Messages, Note, Standing
+from worker.triggers.requests import Request
+
+AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
+LOOK_SECONDS = 1.0  # how often the ledger is asked about what another worker is at
+NUDGE_SECONDS = 0.02
+PRUNE_SECONDS = 60.0
+
+
+class Office(Protocol):
+    """Who acts on what the desk finds out; called on its thread."""
+
+    def meet(self, message: Message) -> Request | None:
+        """A message as a request; None if that was its end."""
+
+    def begin(self, requests: list[Request]) -> None:
+        """Run these."""
+
+    def judge(self, request: Request, standing: Standing) -> None:
+        """Answer what is not to be run: it was done or failed, or is a conflict."""
+
+    def clash(self, message: Message) -> None:
+        """Answer a message with the id of another one, and another body."""
+
+    def nudge(self) -> None:
+        """Some are under way: see that none waits behind another for long."""
+
+
+class Desk:
+    """Takes messages as they come and ends as they are reached; ``gone`` says whether an owner lives no more."""
+
+    def __init__(
+        self,
+        ledger: Messages,
+        office: Office,
+        gone: Callable[[str], bool],
+        *,
+        lease: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._office = office
+        self._gone = gone
+        self._clock = clock
+        self._arrived: deque[Message] = deque()
+        self._ended: deque[tuple[Request, Note, Callable[[], None]]] = deque()
+        self._requests: dict[tuple[str, str], Request] = {}
+        self._unclaimed: deque[Request] = deque()
+        self._elsewhere: deque[tuple[float, Request]] = deque()
+        self._suspects: deque[Request] = deque()
+        self._alone: Request | None = None
+        self._running = 0
+        self._timers: deque[tuple[float, Callable[[], None]]] = deque()
+        self._woken = threading.Event()
+        self._heartbeats = _Every(lease / 3, clock)
+        self._prunings = _Every(PRUNE_SECONDS, clock)
+        self._heard = True
+        self._over = self._draining = False
+        self._log = log.get_logger()
+        self._thread = threading.Thread(target=self._work, name="messages", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, messages: list[Message]) -> None:
+        """Take messages; from any thread."""
+        self._arrived.extend(messages)
+        self._woken.set()
+
+    def end(self, request: Request, note: Note, then: Callable[[], None]) -> None:
+        """Write down the end of a run, and go on with ``then`` once it is durable; from any thread."""
+        self._ended.append((request, note, then))
+        self._woken.set()
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something in a while; from any thread."""
+        self._timers.append((self._clock() + seconds, act))
+        self._woken.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not (self._arrived or self._ended or self._requests or self._timers)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is running."""
+        return self._running > len(self._ended)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the ledger knows the end of all that was begun."""
+        return not (self._running or self._ended)
+
+    def drain(self) -> None:
+        """Begin nothing more."""
+        self._draining = True
+
+    def close(self) -> list[Message]:
+        """End; returns the messages that nothing has become of, as they were not begun or the ledger was away."""
+        self._over = True
+        self._woken.set()
+        self._thread.join()
+        left = [message for request in self._requests.values() for message in request.messages]
+        return [*left, *self._arrived]
+
+    def _work(self) -> None:
+        while not self._over:
+            self._woken.wait(NUDGE_SECONDS if self._running else LOOK_SECONDS / 4)
+            self._woken.clear()
+            try:
+                self.turn()
+            except Exception as bug:  # noqa: BLE001 - the thread must live; the broker gives the messages again
+                self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
+                time.sleep(LOOK_SECONDS)
+        self.turn()
+
+    def turn(self) -> None:
+        """One talk with the ledger about all that came up."""
+        self._ring()
+        while self._arrived:
+            self._meet(self._arrived.popleft())
+        claims = self._next_claims()
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        try:
+            if claims or ended:
+                self._talk(claims, ended)
+            self._keep()
+        except Paused as trouble:
+            self._put_back(claims, ended)
+            if self._heard:
+                self._log.warning("messages wait for the ledger", reason=trouble.detail)
+            self._heard = False
+            time.sleep(LOOK_SECONDS)
+        else:
+            self._heard = True
+        self._office.nudge()
+
+    def _talk(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
+        alone = self._alone is not None
+        standings, late = self._ledger.record(
+            [request.claim(alone=alone) for request in claims], [note for _, note, _ in ended], self._gone
+        )
+        for request, note, then in ended:
+            self._leave(request)
+            if note in late:
+                self._log.warning("message lost", queue=note.queue, delivery=request.delivery)
+                self._arrived.extend(request.messages)
+                self._woken.set()
+            else:
+                then()
+        ours = [
+            request for request, standing in zip(claims, standings, strict=True) if self._is_ours(request, standing)
+        ]
+        if ours:
+            self._running += len(ours)
+            self._office.begin(ours)
+
+    def _leave(self, request: Request) -> None:
+        self._requests.pop(request.place, None)
+        self._running -= request.running
+        request.running = False
+        if request is self._alone:
+            self._alone = None
+
+    def _is_ours(self, request: Request, standing: Standing) -> bool:
+        request.delivery, request.attempts, request.deaths = standing.delivery, standing.attempts, standing.deaths
+        if standing.verdict == "ours":
+            request.running = True
+            return True
+        if request is self._alone:
+            self._alone = None
+        if standing.verdict == "suspect":
+            self._suspects.append(request)
+        elif standing.verdict == "busy":
+            self._elsewhere.append((self._clock() + LOOK_SECONDS, request))
+        else:
+            self._leave(request)
+            self._office.judge(request, standing)
+        return False
+
+    def _meet(self, message: Message) -> None:
+        request = self._office.meet(message)
+        if request is None:
+            return
+        known = self._requests.get(request.place)
+        if known is None:
+            self._requests[request.place] = request
+            self._unclaimed.append(request)
+        elif known.sha256 != request.sha256:
+            self._office.clash(message)
+        else:
+            known.join(message)
+
+    def _next_claims(self) -> list[Request]:
+        now = self._clock()
+        while self._elsewhere and self._elsewhere[0][0] <= now:
+            self._unclaimed.append(self._elsewhere.popleft()[1])
+        if self._alone or self._draining:
+            return []
+        if self._suspects:
+            if self._running:
+                return []
+            self._alone = self._suspects.popleft()
+            return [self._alone]
+        return [self._unclaimed.popleft() for _ in range(min(len(self._unclaimed), AT_ONCE))]
+
+    def _put_back(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
+        self._ended.extendleft(reversed(ended))
+        if self._alone in claims:
+            self._suspects.extendleft(claims)
+            self._alone = None
+        else:
+            self._unclaimed.extendleft(reversed(claims))
+
+    def _keep(self) -> None:
+        if self._running and self._heartbeats.due():
+            self._ledger.heartbeat()
+        if self._prunings.due():
+            self._ledger.prune()
+
+    def _ring(self) -> None:
+        now = self._clock()
+        for _ in range(len(self._timers)):
+            at, act = self._timers.popleft()
+            if at <= now:
+                act()
+            else:
+                self._timers.append((at, act))
+
+
+class _Every:
+    """Something that is done every so often."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._next = clock() + seconds
+
+    def due(self) -> bool:
+        """Whether it is time again."""
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True

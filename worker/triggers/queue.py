@@ -1,0 +1,327 @@
+"""Messages become deliveries: taken from a job's queue, claimed in the ledger, run, answered, and only then acked.
+
+The order at the end is always the same: the outcome is durable in the ledger, then what follows from it (a reply, a
+copy for later, a dead letter) is published and confirmed, then the message is acked. Whatever happens in between, the
+broker gives the message again, and the ledger knows what there is left to do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from worker import exact_json, log
+from worker.amqp import Broker, Consumption, Message, Outgoing, Sent
+from worker.errors import DeliveryError, LostLease, Stopping, sentence
+from worker.ledger import Messages, Standing
+from worker.records import Delivery, Reply
+from worker.sockets import Opening
+from worker.triggers import letters
+from worker.triggers.desk import Desk
+from worker.triggers.requests import DEATHS, Consumed, Request
+
+UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
+TROUBLE_SECONDS = 5.0  # before a message goes back whose copy or dead letter no queue takes
+GRACE_SECONDS = 10.0
+LOOK_SECONDS = 0.05
+QUIET_SECONDS = 1.0  # without a message, after which the queues are taken for empty
+
+
+class Hands(Protocol):
+    """Who runs openings; both return at once."""
+
+    def small(self, queue: str, openings: Sequence[Opening]) -> None:
+        """Each is one row."""
+
+    def large(self, opening: Opening) -> None:
+        """Many rows, perhaps."""
+
+
+class Queue:
+    """All queues of a worker's jobs. ``gone`` says whether an owner lives no more; what is under way is in ``work``."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        ledger: Messages,
+        consumed: Iterable[Consumed],
+        hands: Hands,
+        gone: Callable[[str], bool],
+        *,
+        work: Path,
+        lease: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._consumed = {each.topology.queue: each for each in consumed}
+        self._hands = hands
+        self._work = work
+        self._clock = clock
+        self._desk = Desk(ledger, self, gone, lease=lease, clock=clock)
+        self._consumptions: list[Consumption] = []
+        self._last_arrival = clock()
+        self._publishing = _Count()
+        self._log = log.get_logger()
+
+    def start(self) -> None:
+        """Begin to take messages; the broker need not be there yet."""
+        self._desk.start()
+        self._last_arrival = self._clock()
+        self._consumptions = [
+            self._broker.consume(each.topology, prefetch=each.prefetch, receive=self._receive)
+            for each in self._consumed.values()
+        ]
+
+    def _receive(self, messages: list[Message]) -> None:
+        self._last_arrival = self._clock()
+        self._desk.put(messages)
+
+    @property
+    def trouble(self) -> str:
+        """Why a queue is not consumed; empty if all are."""
+        return next((f"{each.topology.queue}: {each.reason}" for each in self._consumptions if each.reason), "")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way and nothing has come for a while."""
+        since = self._clock() - self._last_arrival
+        return self._desk.idle and not self._publishing and since >= QUIET_SECONDS and not self.trouble
+
+    def stop(self) -> None:
+        """Take no more, finish what was begun, and give back the rest.
+
+        The ledger and the broker get ``GRACE_SECONDS`` to take the last ends; what is not acked by then comes again.
+        """
+        for consumption in self._consumptions:
+            consumption.cancel()
+        self._desk.drain()
+        while self._desk.at_work:
+            self._publishing.wait(LOOK_SECONDS)
+        until = self._clock() + GRACE_SECONDS
+        while not (self._desk.settled and not self._publishing) and self._clock() < until:
+            self._publishing.wait(LOOK_SECONDS)
+        for message in self._desk.close():
+            message.give_back()
+
+    def meet(self, message: Message) -> Request | None:
+        """A message as a request; None if that was its end."""
+        consumed = self._consumed[message.queue]
+        request = Request.of(consumed, message)
+        if fault := request.fault():
+            self._bury(request, message, fault, fault.detail)
+            return None
+        if consumed.again.is_early(message):
+            self._send_then_ack(message, consumed.again.turn(message, request.key))
+            return None
+        return request
+
+    def begin(self, requests: list[Request]) -> None:
+        """Run these, but for one that has killed its workers."""
+        most = self._most_deaths
+        small: dict[str, list[Opening]] = {}
+        for request in requests:
+            opening = partial(self._open, request)
+            if request.deaths >= most(request):
+                killed = DeliveryError(f"the worker died {request.deaths} times while it ran this; correct the job")
+                self._fail(request, None, killed)
+            elif self._is_small(request):
+                small.setdefault(request.message.queue, []).append(opening)
+            else:
+                self._hands.large(opening)
+        for queue, openings in small.items():
+            self._hands.small(queue, openings)
+
+    @staticmethod
+    def _most_deaths(request: Request) -> int:
+        return request.consumed.job.max_attempts or DEATHS
+
+    @staticmethod
+    def _is_small(request: Request) -> bool:
+        try:
+            return request.is_small
+        except DeliveryError:  # it will say so when it is opened
+            return False
+
+    def _open(self, request: Request) -> Delivery | None:
+        try:
+            return request.open(self._work, partial(self._settle, request))
+        except Exception as error:  # noqa: BLE001 - settle decides
+            self._settle(request, None, error)
+            return None
+
+    def _settle(self, request: Request, delivery: Delivery | None, error: Exception | None) -> None:
+        with log.bound(job=request.consumed.job.name, queue=request.message.queue):
+            if error is None:
+                self._finish(request, delivery)
+            elif isinstance(error, Stopping | LostLease):
+                note = request.note(delivery, end="waiting")
+                self._desk.end(request, note, partial(_give_back, request))
+            elif isinstance(error, DeliveryError) or self._is_enough(request):
+                self._fail(request, delivery, error)
+            else:
+                self._try_again(request, delivery, error)
+
+    @staticmethod
+    def _is_enough(request: Request) -> bool:
+        most = request.consumed.job.max_attempts
+        return most is not None and request.message.attempts + 1 >= most
+
+    def _finish(self, request: Request, delivery: Delivery | None) -> None:
+        reply = delivery.reply if delivery else None
+        note = request.note(delivery, end="done", reply=_packed(reply) if reply else b"")
+        self._log.debug("message done", delivery=request.delivery)
+        self._desk.end(request, note, partial(self._answer, request, reply))
+
+    def _fail(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
+        detail = sentence(error)
+        self._log.error("message failed", error=type(error).__name__, reason=detail, delivery=request.delivery)
+        note = request.note(delivery, end="failed", error=type(error).__name__, detail=detail)
+        self._desk.end(request, note, partial(self._bury_all, request, error, detail))
+
+    def _try_again(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
+        detail = sentence(error)
+        self._log.warning("message waits", error=type(error).__name__, reason=detail, delivery=request.delivery)
+        note = request.note(delivery, end="waiting", error=type(error).__name__, detail=detail)
+
+        def send() -> None:
+            for message in request.messages:
+                self._send_then_ack(message, request.consumed.again.after(message, request.key, error))
+
+        self._desk.end(request, note, send)
+
+    def judge(self, request: Request, standing: Standing) -> None:
+        """Answer what is not to be run: it was done or failed, or is a conflict."""
+        if standing.verdict == "done":
+            self._answer(request, _unpacked(standing.reply) if standing.reply else None)
+        elif standing.verdict == "failed":
+            error = type(standing.error, (DeliveryError,), {})()  # its name is what the dead letter tells
+            self._bury_all(request, error, standing.detail)
+        else:
+            for message in request.messages:
+                self.clash(message)
+
+    def clash(self, message: Message) -> None:
+        """Answer a message with the id of another one, and another body."""
+        error = letters.Conflict("its message_id came before, with another body; give each request an id of its own")
+        self._bury(Request.of(self._consumed[message.queue], message), message, error, error.detail)
+
+    def nudge(self) -> None:
+        """See that none waits behind another for long."""
+        for queue in self._consumed:
+            self._hands.small(queue, [])
+
+    def _answer(self, request: Request, reply: Reply | None) -> None:
+        request.clear(self._work)
+        for message in request.messages:
+            targets = [to for to in dict.fromkeys((message.reply_to, request.consumed.job.reply_queue)) if to]
+            if reply and targets:
+                self._reply(request, message, reply, targets)
+            else:
+                message.ack()
+
+    def _reply(self, request: Request, message: Message, reply: Reply, targets: list[str]) -> None:
+        def answered(sent: Sent) -> None:
+            if sent is Sent.CONFIRMED:
+                message.ack()
+            elif sent is Sent.RETURNED and targets[1:]:
+                self._reply(request, message, reply, targets[1:])
+            elif sent is not Sent.UNKNOWN:
+                self._not_answered(request, message, sent)
+
+        try:
+            self._publish(letters.reply(message, reply, targets[0], request.reply_id), answered)
+        except DeliveryError as error:
+            self._bury(request, message, error, error.detail)
+
+    def _not_answered(self, request: Request, message: Message, sent: Sent) -> None:
+        times = letters.header(message, letters.UNROUTABLE) + 1
+        if sent is Sent.RETURNED and times >= UNROUTABLE_TIMES:
+            error = letters.Unroutable("no queue takes its reply; make the queue that it asks for, or set reply_queue")
+            self._bury(request, message, error, error.detail)
+            return
+        self._log.warning("reply not taken", queue=message.queue, delivery=request.delivery, reason=sent.value)
+        counted = times if sent is Sent.RETURNED else times - 1  # a full queue is an outage: no reason to give up
+        self._send_then_ack(message, request.consumed.again.unroutable(message, request.key, max(counted, 1)))
+
+    def _bury_all(self, request: Request, error: Exception, detail: str) -> None:
+        request.clear(self._work)
+        for message in request.messages:
+            self._bury(request, message, error, detail)
+
+    def _bury(self, request: Request, message: Message, error: Exception, detail: str) -> None:
+        facts = {"job": request.consumed.job.name, "delivery": request.delivery}
+        self._log.warning("dead letter", queue=message.queue, error=type(error).__name__, reason=detail, **facts)
+        self._send_then_ack(message, letters.dead(message, request.key, error, detail, **facts))
+
+    def _send_then_ack(self, message: Message, outgoing: Outgoing) -> None:
+        def sent(how: Sent) -> None:
+            if how is Sent.CONFIRMED:
+                message.ack()
+            elif how is not Sent.UNKNOWN:
+                to = outgoing.routing_key
+                self._log.error("message not moved", queue=message.queue, to=to, reason=how.value)
+                self._desk.later(TROUBLE_SECONDS, message.give_back)
+
+        try:
+            self._publish(outgoing, sent)
+        except DeliveryError:
+            self._publish(letters.without_senders_headers(outgoing), sent)
+
+    def _publish(self, outgoing: Outgoing, done: Callable[[Sent], None]) -> None:
+        self._publishing.up()
+
+        def counted(sent: Sent) -> None:
+            try:
+                done(sent)
+            finally:
+                self._publishing.down()
+
+        try:
+            self._broker.publish(outgoing, counted)
+        except DeliveryError:
+            self._publishing.down()
+            raise
+
+
+def _give_back(request: Request) -> None:
+    for message in request.messages:
+        message.give_back()
+
+
+def _packed(reply: Reply) -> bytes:
+    """As the ledger keeps it: what is known of it in a line, then the body."""
+    return exact_json.dumps([reply.type, reply.content_type, reply.headers]) + b"\n" + reply.body
+
+
+def _unpacked(data: bytes) -> Reply:
+    head, _, body = data.partition(b"\n")
+    kind, content_type, headers = exact_json.loads(head)
+    return Reply(kind, content_type, body, headers)
+
+
+class _Count:
+    """How many are under way; thread-safe."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._changed = threading.Condition()
+
+    def up(self) -> None:
+        with self._changed:
+            self._number += 1
+
+    def down(self) -> None:
+        with self._changed:
+            self._number -= 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def __bool__(self) -> bool:
+        return self._number > 0

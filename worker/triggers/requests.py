@@ -1,0 +1,175 @@
+"""A message under way in this worker: who it is, what its job may do with it, and the delivery made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from worker import files
+from worker.amqp import Message, QueueTopology
+from worker.declare import Job
+from worker.errors import DeliveryError
+from worker.ledger import Claim, Note
+from worker.records import Delivery, Input
+from worker.triggers.bodies import Body
+from worker.triggers.letters import Again, delays
+
+DEATHS = 5  # of workers while they ran a message, after which it is not run again
+SMALL_BYTES = 128 * 1024  # an object of up to this size is read by the thread that runs it
+PREFETCH = 64  # at least; with fewer, the broker's round trip is felt
+PREFETCH_BYTES = 2**30  # that messages may take in memory before they are run, at worst
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """A job's queue and the limits for what comes from it; sizes are in bytes, times in seconds."""
+
+    job: Job[..., Any]
+    topology: QueueTopology
+    again: Again
+    prefetch: int
+    max_bytes: int
+    max_unfolded: int
+
+    @classmethod
+    def of(cls, job: Job[..., Any], *, threads: int, max_body: int, clock: Callable[[], float]) -> Consumed:
+        """What the job's settings come to."""
+        assert job.queue  # noqa: S101 - only jobs with one are asked
+        waits = delays(job.retry_delay)
+        max_bytes = min(job.max_message_bytes or max_body, max_body)
+        wanted = max(2 * min(job.concurrency or threads, threads), PREFETCH)
+        prefetch = job.prefetch or max(1, min(wanted, PREFETCH_BYTES // max_bytes))
+        topology = QueueTopology(job.queue, job.reply_queue, waits, passive=job.declare == "passive")
+        return cls(job, topology, Again(job.queue, waits, clock), prefetch, max_bytes, max_body)
+
+
+def new_id() -> str:
+    """An id for a message, so long that a day's worth of them does not hold the same one twice."""
+    return f"{random.getrandbits(64):016x}"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A message, ``message``, with those that came after it and ask for the same; all get the same answer.
+
+    ``key`` is its message id, or one that the worker has made up. ``sha256`` is of its body.
+    """
+
+    consumed: Consumed
+    message: Message
+    sha256: str
+    key: str
+    delivery: str = field(default_factory=new_id)
+    attempts: int = 1
+    deaths: int = 0
+    running: bool = False
+    others: list[Message] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, consumed: Consumed, message: Message) -> Request:
+        """Of a message that has just come."""
+        made = new_id()
+        key = message.message_id.replace("\0", "?") or made
+        return cls(consumed, message, hashlib.sha256(message.body).hexdigest(), key, made)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What tells it from all others."""
+        return self.message.queue, self.key
+
+    @property
+    def messages(self) -> list[Message]:
+        """All that are to be settled."""
+        return [self.message, *self.others]
+
+    def join(self, message: Message) -> None:
+        """One more that asks for the same. Those of an older channel are forgotten: the broker gives them again."""
+        self.others = [each for each in self.messages if each.generation >= message.generation]
+        self.message = self.others.pop(0) if self.others else message
+        if self.message is not message:
+            self.others.append(message)
+
+    @property
+    def calls_key(self) -> str:
+        """Names what is done for it, in hex: the same for a message that comes again, another for a new one."""
+        return hashlib.sha256(f"{self.message.queue}\0{self.key}\0{self.sha256}".encode()).hexdigest()
+
+    @property
+    def reply_id(self) -> str:
+        """The message id of its reply."""
+        return self.calls_key[32:]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is one row, and soon read."""
+        message = self.message
+        body = Body(message.body, message.content_type, message.content_encoding)
+        return len(message.body) <= SMALL_BYTES and body.is_small
+
+    def claim(self, *, alone: bool = False) -> Claim:
+        """For the ledger."""
+        message = self.message
+        return Claim(
+            message.queue,
+            self.key,
+            self.delivery,
+            self.consumed.job.name,
+            self.sha256,
+            len(message.body),
+            message.redelivered,
+            alone,
+        )
+
+    def note(self, delivery: Delivery | None = None, **end: Any) -> Note:
+        """For the ledger."""
+        rows, state = (delivery.counts.rows, delivery.state) if delivery else (0, {})
+        return Note(
+            self.message.queue, self.key, self.attempts, job=self.consumed.job.name, rows=rows, state=state, **end
+        )
+
+    def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
+        """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
+        message = self.message
+        body = Body(message.body, message.content_type, message.content_encoding)
+        body = body.unfolded(self.consumed.max_unfolded)
+        folder = work / self.delivery
+        if body.form != "object":
+            files.private_folder(folder)
+        delivery = Delivery(
+            id=self.delivery,
+            trigger="queue",
+            source=message.queue,
+            input=Input("", self.sha256, len(message.body), body.form),
+            folder=folder,
+            attempts=self.attempts,
+            started=datetime.now(UTC),
+            read=body.read,
+            guard=_nothing,
+            settle=lambda error: settle(delivery, error),
+            job=self.consumed.job.name,
+            key=self.calls_key,
+        )
+        return delivery
+
+    def clear(self, work: Path) -> None:
+        """Remove what it left in the work folder."""
+        shutil.rmtree(work / self.delivery, ignore_errors=True)
+
+    def fault(self) -> DeliveryError | None:
+        """Why it cannot even be looked at; None if it can."""
+        if self.message.unreadable:
+            return DeliveryError(f"{self.message.unreadable}; send it without what the worker cannot read")
+        if len(self.message.body) > self.consumed.max_bytes:
+            what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
+            return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
+        return None
+
+
+def _nothing() -> None:
+    """The ledger is asked when the end is noted."""
