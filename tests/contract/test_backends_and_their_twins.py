@@ -62,6 +62,12 @@ def test_a_rest_backend_gives_json_or_the_reason_why_not(billing):
         billing.get("/plans", params={"client_id": "x"})
 
 
+def test_a_shared_answer_is_the_same_and_ones_own(billing):
+    first, again = (billing.get("/plans", params={"client_id": "000001"}, shared=True) for _ in range(2))
+    assert first == again == billing.get("/plans", params={"client_id": "000001"})
+    assert first is not again
+
+
 def test_a_fhir_resource_is_read_as_it_is(ehr):
     found = ehr.read("Practitioner", SOMEBODY["id"])
 

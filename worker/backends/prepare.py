@@ -31,7 +31,7 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
-        query = urlencode(list(_pairs(call.params))) if call.params else ""
+        query = urlencode(list(pairs(call.params))) if call.params else ""
         request.url = f"{url}?{query}" if query else url
     else:
         request.prepare_url(url, call.params)
@@ -40,7 +40,7 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     return request
 
 
-def _pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Names and single values as ``requests`` takes them: a list is repeated, None left out."""
     for name, given in params.items() if isinstance(params, Mapping) else params:
         for value in [given] if isinstance(given, str | bytes) or not hasattr(given, "__iter__") else given:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, cast
 
+import orjson
 import requests
 
 from worker import exact_json
 from worker.backends.answers import plain_json, whole
-from worker.backends.calls import Call, Caller
+from worker.backends.calls import Call, Caller, Result
 from worker.backends.http import Http, HttpCaller
+from worker.backends.prepare import pairs
+from worker.backends.shared import Question, Shared
 from worker.errors import Refused
 from worker.records import Meter, RowKey
 
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
 
 
@@ -26,35 +30,61 @@ class Rest:
     gives its own. All raise ``Unavailable``, ``Refused`` or ``Unauthorized``.
     """
 
-    def __init__(self, caller: Caller, key: RowKey) -> None:
+    def __init__(self, caller: Caller, key: RowKey, shared: Shared | None = None) -> None:
         self._caller = caller
         self._key = key
+        self._shared = shared or Shared()
 
-    def get(self, path: str, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """The JSON at ``path``."""
-        return self._caller(self._call("GET", path, params, None, headers), plain_json)
+    def get(
+        self, path: str, params: Any = None, headers: Mapping[str, str] | None = None, *, shared: bool = False
+    ) -> Any:
+        """The JSON at ``path``.
+
+        ``shared``: rows that ask for the same get one answer, within a delivery and until something is written there.
+        """
+        call = self._call("GET", path, params, None, headers)
+        if not shared:
+            return self._caller(call, plain_json)
+        question = Question.of(path, _fixed(params), headers)
+        answer = self._shared.get(question, lambda: self._caller(call, _checked_bytes))
+        return orjson.loads(answer) if answer else None
 
     def post(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Send JSON to ``path``."""
-        return self._caller(self._call("POST", path, params, json, headers), plain_json)
+        return self._send("POST", path, params, json, headers, plain_json)
 
     def put(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Put JSON at ``path``."""
-        return self._caller(self._call("PUT", path, params, json, headers), plain_json)
+        return self._send("PUT", path, params, json, headers, plain_json)
 
     def patch(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Change what is at ``path``."""
-        return self._caller(self._call("PATCH", path, params, json, headers), plain_json)
+        return self._send("PATCH", path, params, json, headers, plain_json)
 
     def delete(self, path: str, params: Any = None, json: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Delete what is at ``path``."""
-        return self._caller(self._call("DELETE", path, params, json, headers), plain_json)
+        return self._send("DELETE", path, params, json, headers, plain_json)
 
     def request(
         self, method: str, path: str, params: Any = None, json: Any = None, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
         """The whole response, its body read; any status but 2xx is raised as an error here too."""
-        return self._caller(self._call(method.upper(), path, params, json, headers), whole)
+        return self._send(method.upper(), path, params, json, headers, whole)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Any,
+        json: Any,
+        headers: Mapping[str, str] | None,
+        read: Callable[[str, requests.Response], Result],
+    ) -> Result:
+        try:
+            return self._caller(self._call(method, path, params, json, headers), read)
+        finally:
+            if method not in _SAFE:
+                self._shared.wrote(path)
 
     def _call(self, method: str, path: str, params: Any, json: Any, headers: Mapping[str, str] | None) -> Call:
         own: dict[str, str] = {}
@@ -105,11 +135,25 @@ class RestBackend:
 
 
 class RestSession:
-    """A REST backend opened for one delivery."""
+    """A REST backend opened for one delivery, whose rows may share answers."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._shared = Shared()
 
     def at(self, key: RowKey) -> Rest:
         """What the job sees while it works on one row."""
-        return Rest(self._caller, key)
+        return Rest(self._caller, key, self._shared)
+
+
+def _fixed(params: Any) -> Hashable:
+    """Parameters as what they are sent as: 1 and True are equal in Python, but not in a query."""
+    if not isinstance(params, Mapping | list):
+        return cast("Hashable", params)
+    return tuple((name, value if isinstance(value, bytes) else str(value)) for name, value in pairs(params))
+
+
+def _checked_bytes(backend: str, response: requests.Response) -> bytes:
+    """A JSON answer as it came: no two rows share one dict."""
+    plain_json(backend, response)
+    return response.content
