@@ -26,13 +26,16 @@ from worker.outputs.reply import Replies
 from worker.owner import Owner
 from worker.pool import Pool
 from worker.runner import Runner, Watcher
-from worker.sockets import Backend
+from worker.sockets import Backend, Trigger
 from worker.stopping import Stop, wait_until_stopped
 from worker.triggers.claims import Claims
+from worker.triggers.endings import FileEnding, Folders
 from worker.triggers.inbox import Inbox
 from worker.triggers.queue import Queue
 from worker.triggers.requests import Consumed
-from worker.triggers.settlement import Folders, Settlement
+from worker.triggers.schedule import Schedule
+from worker.triggers.settlement import Settlement
+from worker.triggers.ticks import TickEnding, Ticks
 
 LOOK_SECONDS = 0.1
 BROKER_SECONDS = 10.0  # that run_once waits for a broker
@@ -111,16 +114,16 @@ class App:
         self._runner = Runner(
             self.jobs,
             self.backends,
-            {"inbox": outbox, "process": outbox, "queue": replies},
+            {"inbox": outbox, "process": outbox, "schedule": outbox, "queue": replies},
             self._pool,
             self.ledger.state,
             chunk_rows=worker.chunk_rows,
             stop=self.stop,
             watcher=watcher,
         )
-        where = folders(self.settings)
-        settlement = Settlement(self.ledger, where)
-        self.claims = Claims(self.ledger, where, self.jobs, settlement, gone=owner.gone)
+        of_files, of_ticks = (settlement(trigger, self.ledger, self.settings) for trigger in ("inbox", "schedule"))
+        self.claims = Claims(self.ledger, folders(self.settings), self.jobs, of_files, gone=owner.gone)
+        self._ticks = Ticks(self.ledger, self.settings.work, of_ticks, gone=owner.gone)
         self._gone = owner.gone
         self.crew = Crew(self._runner, self.ledger, size=worker.deliveries, stop=self.stop)
         self._closing.callback(self._release)
@@ -145,21 +148,29 @@ class App:
 
     def run(self) -> None:
         """Work until ``stop`` is set."""
-        inbox = self._inbox()
+        triggers: list[Trigger] = [self._inbox(), self._schedule()]
         with self._queues():
-            inbox.start()
+            for trigger in triggers:
+                trigger.start()
             self._log.info("worker started", inbox=str(self.settings.worker.inbox))
             wait_until_stopped(self.stop)
             self._log.info("worker stopping")
-            inbox.stop()
+            for trigger in triggers:
+                trigger.stop()
 
     def run_once(self) -> None:
-        """Work off what is there: what was left behind, what is, or soon gets, complete in the inbox, and the queues.
+        """Work off what is there: due ticks, what was left behind, what is, or soon gets, complete, and the queues.
 
         Raises ``Paused`` if the broker is not there.
         """
         with self._queues() as queues:
+            schedule = self._schedule()
+            handed_over = schedule.look()  # before the inbox, whose files may wait for a tick
             self._empty_inbox()
+            while handed_over and not self.stop.is_set():  # the ticks of a job come one after the other
+                self.crew.join()
+                handed_over = schedule.look()
+            self.crew.join()
             self._empty(queues)
 
     def _empty_inbox(self) -> None:
@@ -171,7 +182,6 @@ class App:
                 break
             looks_in_vain = 0 if look.handed_over else looks_in_vain + 1
             self.stop.wait(0 if look.more else self.settings.worker.settle_seconds)
-        self.crew.join()
 
     def _empty(self, queues: Queue | None) -> None:
         """Return when there are no more messages but those that wait to be tried again."""
@@ -223,8 +233,18 @@ class App:
     def _inbox(self) -> Inbox:
         worker = self.settings.worker
         return Inbox(
-            worker.inbox, self.claims, self.jobs, self.crew.submit, self.crew.room, settle_seconds=worker.settle_seconds
+            worker.inbox,
+            self.claims,
+            self.jobs,
+            self.crew.submit,
+            self.crew.room,
+            settle_seconds=worker.settle_seconds,
+            released=lambda: {job: known.released for job, known in self.ledger.schedules.read().items()},
         )
+
+    def _schedule(self) -> Schedule:
+        scheduled = [job for job in self.jobs.enabled if job.schedule]
+        return Schedule(scheduled, self.ledger, self._ticks, self.crew.submit, self.crew.room)
 
     def reload(self) -> None:
         """Read secrets, keys and certificates anew, as they were rotated; the settings stay as they are."""
@@ -276,3 +296,10 @@ def folders(settings: Settings) -> Folders:
     """Where the files of a project come from and go to."""
     worker = settings.worker
     return Folders(worker.inbox, worker.archive, worker.failed, settings.work)
+
+
+def settlement(trigger: str, ledger: Ledger, settings: Settings) -> Settlement:
+    """How the deliveries of a trigger end."""
+    if trigger == "schedule":
+        return Settlement(ledger, TickEnding(settings.worker.failed, settings.work))
+    return Settlement(ledger, FileEnding(folders(settings)))

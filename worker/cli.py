@@ -161,10 +161,9 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then exit.")] = False,
 ) -> None:
     """The worker: watches the inbox until SIGTERM or Ctrl-C, then finishes the rows under way."""
-    from worker.commands import checks, screens
+    from worker.commands import screens
 
     project = load_project(config)
-    checks.refuse_unsupported(project)
     with screens.Bars(shown=once and _is_watched(json)) as bars, _worker(project, bars, json=json) as worker:
         if not once:
             worker.run()

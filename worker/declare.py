@@ -21,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Misfire = Literal["once", "skip", "all"]
 Declare = Literal["active", "passive"]
+Overlap = Literal["skip", "queue"]
 Source = Callable[..., Iterable[Mapping[str, Any]]]
 
 
@@ -49,6 +50,7 @@ class Job(Generic[P, R]):
     schedule: str | None = None
     timezone: str | None = None
     misfire: Misfire = "once"
+    overlap: Overlap = "skip"
     source: Source | None = None
     columns: tuple[str, ...] | None = None
     paths: Columns | None = None
@@ -119,6 +121,7 @@ def job(
     schedule: str | None = None,
     timezone: str | None = None,
     misfire: Misfire = "once",
+    overlap: Overlap = "skip",
     source: Source | None = None,
     columns: Sequence[str] | Mapping[str, str] | None = None,
     frame: bool = False,
@@ -155,6 +158,7 @@ def job(
             schedule=schedule,
             timezone=timezone,
             misfire=misfire,
+            overlap=overlap,
             source=source,
             columns=None if columns is None else tuple(columns),
             paths=paths,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import Reject, ServerFault, Unavailable, WorkerError
+from worker.errors import DeliveryError, Reject, ServerFault, Unavailable, WorkerError
 from worker.records import Chunk, Outcome, Row
+
+T = TypeVar("T")
 
 # What a job may raise by mistake, even to exit. A test's own exceptions (pytest's are no Exception) go through.
 _BUGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -47,6 +49,30 @@ class Execution:
         if isinstance(unit, Row):
             return [self.row(unit)]
         return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
+
+    def source(self) -> Iterator[Mapping[str, Any]]:
+        """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
+        ask = self._job.source
+        if ask is None:
+            raise DeliveryError(f"the job {self._job.name} has no source; restore it, then: longshore retry")
+        rows = self._of_source(lambda: iter(ask(self._context.at(0))))
+        while (row := self._of_source(lambda: next(rows, None))) is not None:
+            if not isinstance(row, Mapping):
+                raise DeliveryError(f"the job's source gave a {type(row).__name__}; let it yield mappings")
+            yield row
+
+    def _of_source(self, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        except Reject as reject:  # there is no row that it could cost
+            raise DeliveryError(f"the job's source was refused: {reject.detail}") from reject
+        except WorkerError:
+            raise
+        except _BUGS as bug:
+            self._log_bug(bug, 0)
+            raise DeliveryError(
+                f"the job's source has a bug ({type(bug).__name__}); the worker's log says where"
+            ) from bug
 
     def row(self, row: Row) -> Outcome:
         """Run the job on a row."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
+from worker import cron
 from worker.config import JobSettings, nearest
-from worker.declare import Declare, Job, Misfire, collected
+from worker.declare import Declare, Job, Misfire, Overlap, collected
 from worker.errors import ConfigError, DeliveryError, Problem
 
 __all__ = ["Job", "Jobs", "load"]
@@ -166,12 +167,16 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "declare", f"{job.declare!r} is unknown; write one of {', '.join(get_args(Declare))}"
     if job.schedule and not (job.source or job.files):
         yield "schedule", "there is nothing to run at its ticks; write source or files too"
+    if job.schedule is not None and (fault := _cron_fault(job.schedule)):
+        yield "schedule", fault
     if job.source and not job.schedule:
         yield "source", "nothing would ask for its rows; write schedule too"
     if job.source and job.files:
         yield "source", "the ticks are for either source or files; write one of them, or make two jobs"
     if job.misfire not in get_args(Misfire):
         yield "misfire", f"{job.misfire!r} is unknown; write one of {', '.join(get_args(Misfire))}"
+    if job.overlap not in get_args(Overlap):
+        yield "overlap", f"{job.overlap!r} is unknown; write one of {', '.join(get_args(Overlap))}"
     if job.frame and job.model:
         yield "frame", f"the job takes frames, but its row is a {job.model.__name__}; annotate it with DataFrame"
     if job.timezone is not None and not _is_found(ZoneInfo, job.timezone):
@@ -196,6 +201,14 @@ def _queue_fault(name: str) -> str:
     if len(name.encode()) > 240:
         return "its name is longer than 240 bytes, and those of its retry queues would be longer than the broker takes"
     return "names that begin with amq. are the broker's own" if name.startswith("amq.") else ""
+
+
+def _cron_fault(schedule: str) -> str:
+    try:
+        cron.parse(schedule)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _is_found(look_up: Callable[[str], object], name: str) -> bool:

@@ -86,13 +86,18 @@ class Chunk:
         return len(self.rows) + len(self.wrong)
 
 
+Rows = Callable[[], Iterator[Mapping[str, Any]]]
+"""Asks a job's own source for rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a job wants its files read; None: found out from the file."""
+    """How a job wants its rows read; None: found out from the file. ``source`` is where those of a tick come from."""
 
     encoding: str | None = None
     delimiter: str | None = None
     chunk_rows: int = 1000
+    source: Rows | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What the ledger knows of a job's schedule; times are seconds since 1970 by its clock.
+
+    ``definition`` is the schedule, ``seen_to`` the time up to which its ticks were seen to, ``released`` when a tick
+    last let the job's files be taken, 0 if none did.
+    """
+
+    job: str
+    definition: str
+    seen_to: float
+    released: float
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One run of a delivery, as the ledger knows it; ``ended`` is None while it runs, and where its worker died."""
 
@@ -251,7 +270,8 @@ class Delivery:
     wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it. ``faults`` is
     how many attempts in a row, up to the one before, have ended in a ``ServerFault``. ``key`` tells its calls from
     those of another delivery (of a file: the digest of its content). ``reply`` is for whoever sent it, if it came as a
-    message: the output leaves it here, and it is sent once the delivery is settled.
+    message: the output leaves it here, and it is sent once the delivery is settled. ``columns`` are those of all its
+    rows, once they are known, where rows may have different ones.
     """
 
     id: str
@@ -272,3 +292,4 @@ class Delivery:
     faults: int = 0
     key: str = ""
     reply: Reply | None = None
+    columns: tuple[str, ...] = ()

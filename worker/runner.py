@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -96,7 +96,12 @@ class Runner:
             self._go_on(delivery)
             return execution.work(unit)
 
-        chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows))
+        def ask() -> Iterator[Mapping[str, Any]]:
+            for row in execution.source():
+                self._go_on(delivery)
+                yield row
+
+        chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
         units = (execution.units(chunk, part.is_done) for chunk in chunks)
         for done in self._pool.run(work, units, limit=job.concurrency, hurry=stop.set):
             outcomes = [outcome for outcome in chain.from_iterable(done) if not part.is_done(outcome.index)]

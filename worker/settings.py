@@ -366,6 +366,7 @@ class JobSettings(_Table):
     schedule: Text | None = Field(None, examples=['"0 2 * * *"'])
     timezone: Text | None = Field(None, examples=['"Europe/Prague"'])
     misfire: Literal["once", "skip", "all"] | None = Field(None, examples=['"once"'])
+    overlap: Literal["skip", "queue"] | None = Field(None, examples=['"queue"'])
     columns: Texts | None = Field(None, examples=['["client_id", "plan"]'])
     encoding: Text | None = Field(None, examples=['"cp1250"'])
     delimiter: str | None = Field(None, min_length=1, max_length=1, examples=['";"'])

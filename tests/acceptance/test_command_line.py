@@ -268,16 +268,6 @@ def test_run_writes_its_log_as_json_lines_if_asked(tmp_path):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_what_this_version_cannot_do_yet_is_refused_not_left_undone(longshore, project, command):
-    with (project / "longshore.toml").open("a") as settings:
-        settings.write('[jobs.client_summary]\nschedule = "0 2 * * *"\n')
-    done = longshore(command, cwd=project)
-    assert done.returncode == 2
-    said = done.stdout + done.stderr
-    assert "schedules are not supported yet by this version" in said
-
-
 # status, show, retry
 
 

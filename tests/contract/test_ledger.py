@@ -641,3 +641,164 @@ def test_a_pause_from_before_the_clock_was_put_back_does_not_count(ledger, clock
     ledger.pauses.tell(Pause("billing", 60, False, "asked for a pause"))
     clock.now -= 86_400
     assert ledger.pauses.current() == []
+
+
+NIGHTLY = "0 2 * * * UTC"
+
+
+def begun_schedule(ledger, job="nightly", definition=NIGHTLY):
+    ledger.schedules.begin(job, definition)
+    return ledger.schedules.read()[job]
+
+
+def fired(ledger, *times, job="nightly", run=None, **options):
+    """See to some ticks; their deliveries' ids by time."""
+    ticks = {time: f"{job}-{time:.0f}" for time in times}
+    seen = ledger.schedules.read()[job]
+    assert ledger.schedules.see_to(seen, max(times), ticks, run=times if run is None else run, **options)
+    return ledger.schedules.ticks(job)
+
+
+def test_a_new_schedule_has_no_past(ledger, clock):
+    seen = begun_schedule(ledger)
+    assert (seen.definition, seen.seen_to, seen.released) == (NIGHTLY, clock.now, 0)
+
+
+def test_a_schedule_that_begins_again_goes_on_where_it_was(ledger, other, clock):
+    first = begun_schedule(ledger)
+    clock.now += 3600
+    assert begun_schedule(other) == first
+
+
+def test_a_changed_schedule_has_no_past_either(ledger, clock):
+    begun_schedule(ledger)
+    clock.now += 3600
+    assert begun_schedule(ledger, definition="30 2 * * * UTC").seen_to == clock.now
+
+
+def test_a_schedule_that_a_wrong_clock_moved_into_the_future_begins_anew(ledger, clock):
+    begun_schedule(ledger)
+    clock.now -= 3600
+    assert begun_schedule(ledger).seen_to == clock.now
+
+
+def test_a_tick_is_a_waiting_delivery_that_nobody_owns(ledger, clock):
+    begun_schedule(ledger)
+    clock.now += 10
+    made = fired(ledger, clock.now - 5)
+    entry = ledger.get(made[clock.now - 5])
+    assert (entry.trigger, entry.job, entry.source) == ("schedule", "nightly", f"nightly-{clock.now - 5:.0f}")
+    assert (entry.state, entry.owner, entry.created, entry.attempts) == ("waiting", "", clock.now, 0)
+    assert ledger.schedules.read()["nightly"].seen_to == clock.now - 5
+    assert [taken.id for taken in take(ledger, triggers=("schedule",))] == [entry.id]
+
+
+def test_of_two_workers_that_see_to_a_tick_one_makes_it(ledger, other, clock):
+    seen = begun_schedule(ledger)
+    ticks = {clock.now + 5: "nightly-x"}
+    assert ledger.schedules.see_to(seen, clock.now + 5, ticks, run=ticks)
+    assert not other.schedules.see_to(seen, clock.now + 5, ticks, run=ticks)
+    assert len(ledger.entries()) == 1
+
+
+def test_workers_at_the_same_time_make_each_tick_once(opened, clock):
+    workers = [opened(f"worker {number}") for number in range(4)]
+    seen = begun_schedule(workers[0])
+    ticks = {clock.now + 5: "nightly-x"}
+    with ThreadPoolExecutor(4) as threads:
+        won = list(threads.map(lambda one: one.schedules.see_to(seen, clock.now + 5, ticks, run=ticks), workers))
+    assert sorted(won) == [False, False, False, True]
+    assert len(workers[0].entries()) == 1
+
+
+def test_a_worker_with_another_schedule_makes_no_ticks(ledger, other, clock):
+    old = begun_schedule(ledger)
+    begun_schedule(other, definition="30 2 * * * UTC")
+    assert not ledger.schedules.see_to(old, clock.now + 5, {clock.now + 5: "x"}, run=[clock.now + 5])
+    assert ledger.entries() == []
+
+
+def test_a_tick_that_is_left_out_is_remembered_without_a_delivery(ledger, clock):
+    begun_schedule(ledger)
+    first, second = clock.now + 1, clock.now + 2
+    made = fired(ledger, first, second, run=[second])
+    assert made[first] == ""
+    assert [entry.id for entry in ledger.entries()] == [made[second]]
+
+
+def test_a_tick_made_before_the_clock_was_put_back_is_not_made_again(ledger, clock):
+    begun_schedule(ledger)
+    tick = clock.now + 3600
+    clock.now = tick
+    made = fired(ledger, tick)
+    clock.now -= 3600
+    begun_schedule(ledger)
+    clock.now = tick
+    assert fired(ledger, tick) == made
+    assert len(ledger.entries()) == 1
+
+
+def test_ticks_of_long_ago_are_forgotten(ledger, clock):
+    begun_schedule(ledger)
+    fired(ledger, clock.now + 5)
+    late = clock.now + 91 * 86_400
+    assert list(fired(ledger, late)) == [late]
+
+
+def test_the_ticks_of_a_job_come_one_after_the_other(ledger, other, clock):
+    begun_schedule(ledger)
+    begun_schedule(ledger, job="hourly")
+    first, second = fired(ledger, clock.now + 1, clock.now + 2).values()
+    (hourly,) = fired(ledger, clock.now + 1, job="hourly").values()
+    entries = {entry.id: entry for entry in take(ledger, triggers=("schedule",))}
+    assert entries.keys() == {first, hourly}
+    assert take(other, triggers=("schedule",)) == []
+    running = ledger.begin(entries[first], sha256="ab" * 32, size=1)
+    assert take(other, triggers=("schedule",)) == []
+    ledger.finish(running, as_delivery(running, job="nightly"), None)
+    assert [entry.id for entry in take(other, triggers=("schedule",))] == [second]
+
+
+def test_a_tick_that_waits_holds_up_the_next_one(ledger, clock):
+    begun_schedule(ledger)
+    first, _ = fired(ledger, clock.now + 1, clock.now + 2).values()
+    (entry,) = take(ledger, triggers=("schedule",))
+    ledger.put_back(entry, None, Unavailable("billing", "is down"), hold_off=60)
+    assert take(ledger, triggers=("schedule",)) == []
+    assert ledger.schedules.is_busy("nightly")
+    clock.now += 60
+    assert [entry.id for entry in take(ledger, triggers=("schedule",))] == [first]
+
+
+def test_a_finished_tick_is_put_away_though_the_next_one_runs(ledger, other, clock):
+    begun_schedule(ledger)
+    first, second = fired(ledger, clock.now + 1, clock.now + 2).values()
+    (entry,) = take(ledger, triggers=("schedule",))
+    running = ledger.begin(entry, sha256="ab" * 32, size=1)
+    ledger.finish(running, as_delivery(running, job="nightly"), None)
+    (entry,) = take(ledger, triggers=("schedule",))
+    ledger.begin(entry, sha256="ab" * 32, size=1)
+    assert {each.id for each in take(other, gone={"one"}, triggers=("schedule",))} == {first, second}
+
+
+def test_a_job_is_busy_until_its_ticks_are_finished(ledger, clock):
+    begun_schedule(ledger)
+    assert not ledger.schedules.is_busy("nightly")
+    fired(ledger, clock.now + 1)
+    (entry,) = take(ledger, triggers=("schedule",))
+    running = ledger.begin(entry, sha256="ab" * 32, size=1)
+    assert ledger.schedules.is_busy("nightly")
+    assert not ledger.schedules.is_busy("hourly")
+    ledger.finish(running, as_delivery(running, job="nightly"), DeliveryError("no"))
+    assert not ledger.schedules.is_busy("nightly")
+
+
+def test_a_tick_may_release_the_files_of_its_job(ledger, clock):
+    begun_schedule(ledger)
+    clock.now += 100
+    fired(ledger, clock.now - 50, run=(), release=True)
+    assert ledger.schedules.read()["nightly"].released == clock.now
+
+
+def test_the_ledger_tells_its_time(ledger, clock):
+    assert ledger.schedules.now() == clock.now

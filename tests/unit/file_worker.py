@@ -9,8 +9,9 @@ from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.records import Reading
 from worker.triggers.claims import Claims
+from worker.triggers.endings import FileEnding, Folders
 from worker.triggers.inbox import Inbox
-from worker.triggers.settlement import Folders, Settlement
+from worker.triggers.settlement import Settlement
 
 CSV = b"id,name\n007,Ann\n008,Bob\n"
 
@@ -49,7 +50,7 @@ class FileWorker:
         for folder in (self.folders.inbox, self.folders.archive, self.folders.failed, self.folders.work):
             folder.mkdir(exist_ok=True)
         self.jobs = Jobs([summary, signed])
-        self.settlement = Settlement(self.ledger, self.folders, jitter=lambda: 0.5)
+        self.settlement = Settlement(self.ledger, FileEnding(self.folders), jitter=lambda: 0.5)
         self.claims = Claims(self.ledger, self.folders, self.jobs, self.settlement, gone=lambda name: name in gone)
         self.room = 20
         self.submitted = []

@@ -5,9 +5,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
-from file_worker import CSV, Clock, FileWorker, rows
+from file_worker import CSV, Clock, FileWorker, rows, signed
 
+from worker.declare import job
 from worker.errors import Paused, Unavailable
+from worker.jobs import Jobs
 from worker.triggers.inbox import AT_A_LOOK, Inbox
 
 
@@ -299,3 +301,45 @@ def first_of_those_renamed_into_place(worker, submitted):
         with suppress(Empty):
             return submitted.get(timeout=0.1)()
     raise AssertionError("no rename was noticed")
+
+
+@pytest.fixture
+def evening(worker):
+    """An inbox whose ``clients`` wait for a tick; ``released`` is when one came last."""
+
+    @job(files="clients*.csv", schedule="0 18 * * *")
+    def summary(row, ctx):
+        """Never called here."""
+
+    jobs = Jobs([summary, signed])
+    released = {}
+    inbox = Inbox(
+        worker.folders.inbox,
+        worker.claims,
+        jobs,
+        worker.submitted.append,
+        lambda: worker.room,
+        settle_seconds=0,
+        released=lambda: released,
+    )
+    return inbox, released
+
+
+def test_the_files_of_a_job_with_a_schedule_wait_for_its_tick(worker, evening):
+    inbox, released = evening
+    path = worker.drop()
+    worker.drop("unwanted.csv")
+    assert inbox.sweep().handed_over == 1
+    assert not inbox.sweep().settling
+    released["summary"] = path.stat().st_ctime
+    assert inbox.sweep().handed_over == 1
+
+
+def test_a_file_that_came_after_the_tick_waits_for_the_next_one(worker, evening):
+    inbox, released = evening
+    released["summary"] = worker.drop("clients-1.csv").stat().st_ctime
+    late = worker.drop("clients-2.csv")
+    os.utime(late, (0, 0))  # the time that the sender gave it says nothing of when it came
+    released["summary"] = late.stat().st_ctime - 0.000_001
+    inbox.sweep()
+    assert [path.name for path in worker.folders.inbox.iterdir()] == ["clients-2.csv"]

@@ -198,6 +198,9 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("schedule='0 2 * * *'", "schedule: there is nothing to run"),
         ("source=list", "source: nothing would ask for its rows"),
         ("source=list, schedule='0 2 * * *', files='a'", "source: the ticks are for either"),
+        ("source=list, schedule='0 2 * *'", "schedule: it has 4 fields; write five"),
+        ("source=list, schedule='0 26 * * *'", "schedule: '26' is no hour; write 0 to 23"),
+        ("overlap='wait'", "overlap: 'wait' is unknown; write one of skip, queue"),
         ("misfire='never'", "misfire: 'never' is unknown; write one of once, skip, all"),
         ("timezone='Europe/Nowhere'", "timezone: 'Europe/Nowhere' is unknown"),
         ("timezone='Europe'", "timezone: 'Europe' is unknown"),
@@ -230,7 +233,7 @@ def test_a_job_of_frames_has_no_row_model(folder):
 
 def test_good_settings_of_all_kinds_are_taken(folder):
     settings = "files='a*', queue='q', reply_queue='r', schedule='0 2 * * *', timezone='Europe/Prague', misfire='all', "
-    settings += "columns=['a'], encoding='cp1250', delimiter='\\t', done_suffix='.done', concurrency=1"
+    settings += "overlap='queue', columns=['a'], encoding='cp1250', delimiter='\\t', done_suffix='.done', concurrency=1"
     write(folder, a=a_job("first", settings))
     assert load(folder, {})["first"].columns == ("a",)
 

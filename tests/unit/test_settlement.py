@@ -8,7 +8,7 @@ from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 
 from worker import files
 from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Reject, Stopping, Unauthorized, Unavailable
-from worker.triggers import settlement
+from worker.triggers import endings
 
 OTHER = b"id\n1\n"
 
@@ -101,16 +101,16 @@ def test_a_reason_that_is_somebody_elses_is_not_overwritten(worker, left):
 
 
 def test_of_two_that_fail_at_once_each_gets_its_own_reason(worker, clock, monkeypatch):
-    told = settlement._told
+    told = endings.told
     first, second = worker.claim(), worker.claim(content=OTHER)
 
     def meanwhile(reason):
-        monkeypatch.setattr(settlement, "_told", told)
+        monkeypatch.setattr(endings, "told", told)
         found = told(reason)
         second.settle(DeliveryError("no"))
         return found
 
-    monkeypatch.setattr(settlement, "_told", meanwhile)
+    monkeypatch.setattr(endings, "told", meanwhile)
     first.settle(DeliveryError("no"))
     clock.now += 61
     assert worker.due() == []

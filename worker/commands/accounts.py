@@ -96,19 +96,32 @@ def takes(job: Job[..., Any]) -> str:
     """Where a job's deliveries come from, in words."""
     if not job.enabled:
         return "nothing, as it is not enabled"
-    triggers = {"files": ", ".join(job.files), "queue": job.queue, "schedule": job.schedule}
+    schedule = job.schedule and f"{job.schedule} ({job.timezone or 'UTC'})"
+    triggers = {"files": ", ".join(job.files), "queue": job.queue, "schedule": schedule}
     return "; ".join(f"{name} {given}" for name, given in triggers.items() if given) or "only `process --job`"
 
 
-def job(job: Job[..., Any]) -> dict[str, Any]:
-    """A job and what it takes."""
+def job(job: Job[..., Any], ledger: Ledger) -> dict[str, Any]:
+    """A job, what it takes, and its ticks."""
     return {
         "job": job.name,
         "takes": takes(job),
         "files": job.files,
         "queue": job.queue,
         "schedule": job.schedule,
+        **_ticks(job, ledger),
         "enabled": job.enabled,
         "doc": job.doc.partition("\n")[0],
         "place": job.place,
     }
+
+
+def _ticks(job: Job[..., Any], ledger: Ledger) -> dict[str, Any]:
+    """When the next tick comes and when the last one came; ``last_delivery`` is empty where that was left out."""
+    from worker.triggers.schedule import Calendar
+
+    if not job.schedule or not job.enabled:
+        return {"next_tick": None, "last_tick": None, "last_delivery": None}
+    time, delivery = max(ledger.schedules.ticks(job.name).items(), default=(None, None))
+    coming = Calendar(job.schedule, job.timezone).after(datetime.now(UTC))
+    return {"next_tick": stamp(coming), "last_tick": moment(time), "last_delivery": delivery}

@@ -17,7 +17,7 @@ from worker.app import Project
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
 from worker.config import AmqpSettings, Settings
-from worker.errors import ConfigError, Problem, WorkerError
+from worker.errors import ConfigError, WorkerError
 from worker.ledger import Ledger
 from worker.records import Meter
 
@@ -34,20 +34,6 @@ class Check:
     detail: str
 
 
-def refuse_unsupported(project: Project) -> None:
-    """Raise ``ConfigError`` for what the project asks for and this version cannot do yet."""
-    if problems := list(unsupported(project)):
-        raise ConfigError(problems)
-
-
-def unsupported(project: Project) -> Iterator[Problem]:
-    """What the project asks for and this version cannot do yet: nothing of it must be left undone in silence."""
-    for job in project.jobs.enabled:
-        if job.schedule:
-            what = "schedules are not supported yet by this version; remove it, or set enabled = false"
-            yield Problem(job.place, f"{job.name}: schedule", what)
-
-
 def check(config: Path | None) -> Iterator[Check]:
     """Look at everything, each as soon as the one before is done; a mistake in one hides no other's."""
     try:
@@ -57,8 +43,6 @@ def check(config: Path | None) -> Iterator[Check]:
             yield Check("configuration", problem.key or problem.where, ok=False, detail=str(problem))
         return
     yield Check("configuration", project.settings.path.name, ok=True, detail=str(project.settings.path))
-    for problem in unsupported(project):
-        yield Check("configuration", problem.key, ok=False, detail=str(problem))
     for job in project.jobs.values():
         yield Check("job", job.name, ok=True, detail=takes(job))
     yield from _folders(project.settings)

@@ -95,12 +95,11 @@ def retry(
 
 
 def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
-    from worker.app import folders
-    from worker.triggers.settlement import Settlement
+    from worker.app import settlement
 
     if entry.state != "failed":
         misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
-    if not Settlement(ledger, folders(settings)).reopen(entry):
+    if not settlement(entry.trigger, ledger, settings).reopen(entry):
         where = settings.worker.failed
         misused(f"delivery {entry.id}: {entry.source} is no longer in {where}; drop it into the inbox again")
     return entry.source
@@ -142,10 +141,13 @@ def verify(
 
 
 def jobs(config: Config = None, json: Json = False) -> None:
-    """The project's jobs and what they take."""
+    """The project's jobs, what they take, and when their next tick comes."""
     from worker.commands import accounts, screens
+    from worker.ledger import Ledger
 
-    found = [accounts.job(each) for each in load_project(config).jobs.values()]
+    project = load_project(config)
+    with closing(Ledger(project.settings.worker.state)) as ledger:
+        found = [accounts.job(each, ledger) for each in project.jobs.values()]
     if json:
         screens.say_json(found)
     else:

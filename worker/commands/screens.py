@@ -147,7 +147,16 @@ def show(found: Mapping[str, Any], outbox: str) -> None:
 
 def jobs(found: Iterable[Mapping[str, Any]]) -> None:
     """The jobs, each with what it takes and its first sentence."""
-    table(("job", "takes and does"), ((each["job"], f"{each['takes']}\n{each['doc']}") for each in found))
+    table(("job", "takes and does"), ((each["job"], "\n".join(_takes_and_does(each))) for each in found))
+
+
+def _takes_and_does(job: Mapping[str, Any]) -> Iterator[str]:
+    yield job["takes"]
+    if job["next_tick"]:
+        left_out = "" if job["last_delivery"] else " (left out)"
+        last = f"; the last one was {job['last_tick']}{left_out}" if job["last_tick"] else ""
+        yield f"next tick {job['next_tick']}{last}"
+    yield job["doc"]
 
 
 def check(each: Check) -> None:

@@ -16,6 +16,7 @@ from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.messages import Messages
 from worker.ledger.pauses import Pauses
+from worker.ledger.schedules import Schedules, out_of_turn
 from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
 from worker.ledger.tokens import Tokens
@@ -43,6 +44,7 @@ class Ledger:
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
         self.messages = Messages(self._database, self.state, owner, lease)
+        self.schedules = Schedules(self._database)
         self.pauses = Pauses(self._database, owner)
 
     def close(self) -> None:
@@ -63,7 +65,10 @@ class Ledger:
         self._database.change(sa.delete(table).where(*_same(entry)))
 
     def take(self, gone: Callable[[str], bool], *, triggers: Sequence[str], limit: int) -> list[Entry]:
-        """Take over what is due, oldest first: waiting long enough, or its owner is gone or was silent for too long."""
+        """Take over what is due, oldest first: waiting long enough, or its owner is gone or was silent for too long.
+
+        The ticks of a job come one after the other.
+        """
         ours = self._in_hand.copy()  # after a long stop this may come before the heartbeat that renews their leases
         open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers) & table.c.id.not_in(ours)
         with self._database.read() as connection:
@@ -72,6 +77,8 @@ class Ledger:
         if self._database.steady_for >= self._lease:  # else whoever was silent had perhaps no ledger to talk to
             free |= table.c.lease_until < self._database.now
         statement = sa.select(table).where(open_ones, table.c.not_before <= self._database.now, free)
+        if "schedule" in triggers:
+            statement = statement.where(table.c.state.in_(["done", "failed"]) | ~out_of_turn())
         with self._database.read() as connection:
             due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
         return [taken for row in due if (taken := self._take_over(Entry(*row)))]
@@ -231,7 +238,10 @@ def _unfinished_and_new_first(entry: Entry) -> tuple[bool, float, str]:
 
 
 def _how_far(delivery: Delivery | None) -> dict[str, Any]:
-    return {"job": delivery.job, "rows_done": delivery.counts.rows} if delivery else {}
+    if not delivery:
+        return {}
+    known = {"sha256": delivery.input.sha256, "bytes": delivery.input.bytes}
+    return {"job": delivery.job, "rows_done": delivery.counts.rows, **known}
 
 
 def _why(error: Exception | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.records import Attempt, Entry
+from worker.records import Attempt, Entry, Scheduled
 
 SCHEMA = 1
 
@@ -36,7 +36,7 @@ _kinds: dict[str, tuple[type[sa.types.TypeEngine[Any]], Any]] = {  # by the type
 }
 
 
-def _columns(record: type[Entry | Attempt], *key: str) -> Iterator[sa.Column[Any]]:
+def _columns(record: type[Entry | Attempt | Scheduled], *key: str) -> Iterator[sa.Column[Any]]:
     """A column for each of a record's fields, so that a row is the record."""
     for field in fields(record):
         kind, default = _kinds[str(field.type)]
@@ -47,6 +47,14 @@ delivery_table = sa.Table(
     "deliveries", metadata, *_columns(Entry, "id"), sa.Index("deliveries_by_state", "put_away", "state")
 )
 attempt_table = sa.Table("attempts", metadata, *_columns(Attempt, "delivery", "number"))
+schedule_table = sa.Table("schedules", metadata, *_columns(Scheduled, "job"))
+fire_table = sa.Table(
+    "fires",
+    metadata,
+    sa.Column("job", Text, primary_key=True),
+    sa.Column("time", sa.Double, primary_key=True),
+    sa.Column("delivery", Text, nullable=False),
+)
 token_table = sa.Table(
     "tokens",
     metadata,

@@ -55,7 +55,15 @@ class OutboxPart:
             self._clear(folder, stem)
         shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
         self._part = PartFile(delivery.folder, delivery.attempts, delivery.meter, delivery.state, sync_rows=chunk_rows)
-        self._rendering = Rendering(folder, stem, self._by, shape, chunk_rows=chunk_rows, counts=delivery.counts)
+        self._rendering = Rendering(
+            folder,
+            stem,
+            self._by,
+            shape,
+            chunk_rows=chunk_rows,
+            counts=delivery.counts,
+            columns=lambda: delivery.columns,
+        )
         try:
             self._go_on()
         except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,27 @@ class Judged:
 class Rendering:
     """Writes hidden files beside their names in ``folder``, as ``by``; ``counts`` grows with each outcome taken.
 
-    The first chunk of input rows that has any results decides the results' columns.
+    The first chunk of input rows that has any results decides the results' columns. ``columns`` are the input's, asked
+    for at the first rejection; () where every row has the same.
     """
 
-    def __init__(self, folder: Path, stem: str, by: str, shape: Results, *, chunk_rows: int, counts: Counts) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        by: str,
+        shape: Results,
+        *,
+        chunk_rows: int,
+        counts: Counts,
+        columns: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
         self._folder, self._stem, self._by = folder, stem, by
         self._shape = shape
         self._chunk_rows = chunk_rows
         self._counts = counts
+        self._columns = columns
+        self._reject_columns: tuple[str, ...] = ()
         self._ordered: InOrder[Judged] = InOrder()
         self._first: list[Judged] = []  # from the first results on, until the columns are taken from them
         self._results: OutputFile | None = None
@@ -109,8 +122,9 @@ class Rendering:
     def _write_rejects(self, rejected: list[Outcome]) -> None:
         if self._rejects is None:
             self._rejects = OutputFile(self._folder / f"{self._stem}.rejected.csv", self._by)
-            self._rejects.write(csv_lines([[*rejected[0].row, *REJECT_COLUMNS]]), rows=0)
-        self._rejects.write(render_rejects(rejected), rows=len(rejected))
+            self._reject_columns = self._columns() or tuple(rejected[0].row)
+            self._rejects.write(csv_lines([[*self._reject_columns, *REJECT_COLUMNS]]), rows=0)
+        self._rejects.write(render_rejects(rejected, self._reject_columns), rows=len(rejected))
 
     def finish(self) -> list[OutputFile]:
         """The files, complete and durable, still hidden; the results' always, the rejects' if there are any."""

@@ -154,9 +154,9 @@ class Results:
         return csv_lines([written(value) for value in map(result.get, self.columns)] for result in results)
 
 
-def render_rejects(outcomes: Iterable[Outcome]) -> bytes:
+def render_rejects(outcomes: Iterable[Outcome], columns: Sequence[str]) -> bytes:
     """Rejected rows as they came, with the line and the reason behind them."""
-    return csv_lines([*map(cell, o.row.values()), str(o.line), o.error, o.detail] for o in outcomes)
+    return csv_lines([*map(cell, map(o.row.get, columns)), str(o.line), o.error, o.detail] for o in outcomes)
 
 
 def cell(value: Any) -> str:

@@ -26,7 +26,8 @@ from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.records import Attempt, Chunk, Delivery, Entry, Input, Reading
 from worker.sockets import Opening
-from worker.triggers.settlement import Folders, Settlement
+from worker.triggers.endings import Folders
+from worker.triggers.settlement import Settlement
 
 # How attempts end that have not come to a call: by a death, by a stop, or before a backend that is left alone.
 _SILENT = frozenset({"", Stopping.__name__, LeftAlone.__name__})
@@ -119,7 +120,7 @@ class Claims:
             guard=partial(self._ledger.guard, entry),
             settle=lambda error: self._settlement.settle(entry, delivery, error),
             job=entry.job,
-            faults=_faults(self._ledger.attempts(entry.id)) if entry.attempts > 1 else 0,
+            faults=faults(self._ledger.attempts(entry.id)) if entry.attempts > 1 else 0,
         )
         return delivery
 
@@ -170,7 +171,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _faults(attempts: Iterable[Attempt]) -> int:
+def faults(attempts: Iterable[Attempt]) -> int:
     """How many of the last ones ended in a ``ServerFault``; those that came to no call say nothing."""
     ended = [attempt.error for attempt in attempts if attempt.error not in _SILENT]
     return sum(1 for _ in takewhile(ServerFault.__name__.__eq__, reversed(ended)))

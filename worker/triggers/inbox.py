@@ -12,18 +12,20 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from worker import files, log
+from worker.declare import Job
 from worker.errors import DeliveryError, Paused, sentence
 from worker.jobs import Jobs
 from worker.sockets import Room, Submit
@@ -67,7 +69,10 @@ class Sweep:
 
 
 class Inbox:
-    """Looks through one folder; hands over what is complete, oldest first, and what was left to be gone on with."""
+    """Looks through one folder; hands over what is complete, oldest first, and what was left to be gone on with.
+
+    ``released`` tells when a tick last let the files of a job with a schedule be taken; those that came later wait.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Inbox:
         room: Room,
         *,
         settle_seconds: float,
+        released: Callable[[], Mapping[str, float]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -86,6 +92,8 @@ class Inbox:
         self._submit = submit
         self._room = room
         self._settle_seconds = settle_seconds
+        self._released = released
+        self._holds_any = any(job.schedule and job.files for job in jobs.enabled)
         self._clock = clock
         self._looks: dict[str, Look] = {}
         self._renamed: set[str] = set()
@@ -118,11 +126,12 @@ class Inbox:
         """One look; hands over what it finds."""
         try:
             self._renamed |= self._events.renamed()
+            released = self._released() if self._holds_any else {}
             room = self._room()
             due = self._claims.due(room)
             for opening in due:
                 self._submit(opening)
-            complete, settling = self._sorted_out(list(self._candidates()))
+            complete, settling = self._sorted_out(list(self._candidates(released)))
             taken = sum(map(self._take, complete[:AT_A_LOOK]))
             self._warned.discard((_STUCK, str(self._folder)))
         except (OSError, Paused) as error:
@@ -146,7 +155,7 @@ class Inbox:
             self._submit(opening)
         return opening is not None
 
-    def _candidates(self) -> Iterator[Look]:
+    def _candidates(self, released: Mapping[str, float]) -> Iterator[Look]:
         now = self._clock()
         suffixes = self._jobs.done_suffixes
         with os.scandir(self._folder) as entries:
@@ -157,8 +166,15 @@ class Inbox:
                     found = entry.stat(follow_symlinks=False)
                     if fault := _fault(entry, found):
                         self._warn(_LEFT_ALONE, entry.name, fault)
-                    else:
+                    elif not self._is_held(entry.name, found.st_ctime, released):
                         yield Look(Path(entry.path), found.st_size, found.st_mtime_ns, now)
+
+    def _is_held(self, name: str, there_since: float, released: Mapping[str, float]) -> bool:
+        """Whether it is for a job with a schedule, and came after the last tick that let such files be taken."""
+        if not self._holds_any:
+            return False
+        job = self._job(name)
+        return job is not None and bool(job.schedule) and there_since > released.get(job.name, 0.0)
 
     def _sorted_out(self, found: list[Look]) -> tuple[list[Look], bool]:
         """Complete files, oldest first, and whether others are still settling."""
@@ -182,8 +198,12 @@ class Inbox:
         return name in self._renamed or self._clock() - look.since >= self._settle_seconds
 
     def _done_suffix(self, name: str) -> str | None:
+        job = self._job(name)
+        return job.done_suffix if job else None
+
+    def _job(self, name: str) -> Job[..., Any] | None:
         try:
-            return self._jobs.match(name).done_suffix
+            return self._jobs.match(name)
         except DeliveryError:
             return None  # it will say so when it is run
 

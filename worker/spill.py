@@ -1,0 +1,101 @@
+"""A tick's rows on disk: asked of their source once, and the same at every attempt.
+
+One JSON object a line, and a last line that says what else has to be kept with them: ``[columns, state]``, all columns
+that any row has, and what the source wants remembered. The file appears whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worker import exact_json, files, tables
+from worker.errors import DeliveryError
+from worker.records import Chunk, Row
+
+COLUMNS_LIMIT = 10_000
+CHUNK_BYTES = 16 * 2**20  # very long rows end a chunk before its number of rows does
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What is known of a complete spill: its digest and size, the columns of all rows, and the source's state."""
+
+    sha256: str
+    bytes: int
+    columns: tuple[str, ...]
+    state: dict[str, Any]
+
+
+class Spill:
+    """The file at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(
+        self, rows: Iterable[Mapping[str, Any]], state: Mapping[str, Any], *, by: str, guard: Callable[[], None]
+    ) -> None:
+        """Take all rows, and then what ``state`` has become; ``guard`` is asked before the file appears."""
+        for left_over in self._path.parent.glob(files.hidden(self._path, "*").name):
+            left_over.unlink(missing_ok=True)
+        columns: dict[str, None] = {}
+        with files.aside(self._path, by) as file:
+            for row in rows:
+                columns |= dict.fromkeys(row)
+                if len(columns) > COLUMNS_LIMIT:
+                    raise DeliveryError(f"its rows have more than {COLUMNS_LIMIT} columns; give fewer to all of them")
+                file.write(_line(dict(row)))
+            file.write(_line([list(columns), dict(state)]))
+            guard()
+        files.publish(self._path, by)
+
+    def seal(self) -> Seal | None:
+        """What is known of the rows; None if they are not there."""
+        digest, size, line = hashlib.sha256(), 0, b""
+        try:
+            with self._path.open("rb") as file:
+                for line in file:
+                    digest.update(line)
+                    size += len(line)
+        except FileNotFoundError:
+            return None
+        columns, state = json.loads(line)  # numbers as the ledger gives them to a job
+        return Seal(digest.hexdigest(), size, tuple(columns), state)
+
+    def read(self, chunk_rows: int) -> Iterator[Chunk]:
+        """The rows; ``line`` is where one stands in the file. No rows make one chunk of none."""
+        start, size = 0, 0
+        batch: list[Row] = []
+        with self._path.open("rb") as file:
+            for line in file:
+                values = exact_json.loads(line)
+                if isinstance(values, list):  # the last line
+                    break
+                batch.append(Row(values, start + len(batch), start + len(batch) + 1))
+                size += len(line)
+                if len(batch) >= chunk_rows or size >= CHUNK_BYTES:
+                    yield _chunk(start, batch)
+                    start, batch, size = start + len(batch), [], 0
+        if batch or not start:
+            yield _chunk(start, batch)
+
+
+def _chunk(start: int, rows: list[Row]) -> Chunk:
+    return Chunk(
+        start, tuple(dict.fromkeys(name for row in rows for name in row)), rows, [], partial(tables.frame_of, rows)
+    )
+
+
+def _line(value: Any) -> bytes:
+    try:
+        return exact_json.dumps(value) + b"\n"
+    except TypeError as error:
+        raise DeliveryError(
+            "its source gave a row with a value that has no JSON form; let it give text instead"
+        ) from error
