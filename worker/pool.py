@@ -103,7 +103,8 @@ class Pool:
         self._size = threads
         self._threads: list[threading.Thread] = []
         self._streams: deque[_Stream[Any, Any]] = deque()
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
         self._closed = False
 
     def run(
@@ -123,7 +124,7 @@ class Pool:
             yield from ([work(item)] for items in chunks for item in items)
             return
         stream: _Stream[Item, Result] = _Stream(work, limit)
-        with self._ready:
+        with self._lock:
             self._streams.append(stream)
         try:
             yield from self._collect(stream, iter(chunks), hurry)
@@ -135,12 +136,12 @@ class Pool:
     def lane(self, work: Callable[[Item], None], *, limit: int | None = None) -> Lane[Item]:
         """A way to hand in items one by one, ``limit`` of them worked on at once."""
         stream: _Stream[Item, None] = _Stream(work, limit, slices=False)
-        with self._ready:
+        with self._lock:
             self._streams.append(stream)
         return Lane(self, stream)
 
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
-        with self._ready:
+        with self._lock:
             stream.add(items)
             self._start_threads(len(stream.todo))
             self._ready.notify(1 if stream.quick else len(stream.todo))
@@ -154,7 +155,7 @@ class Pool:
             fed = more and not stream.error and self._hungry(stream)
             if fed:
                 more = self._feed(stream, chunks)
-            with self._ready:
+            with self._lock:
                 over = stream.idle and (not more or stream.error is not None)
             if stream.error:
                 hurry()
@@ -163,7 +164,7 @@ class Pool:
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
                 yield results
             elif stream.todo:  # a row that takes its time among quick ones: another thread goes on with the rest
-                with self._ready:
+                with self._lock:
                     self._ready.notify()
             if over:
                 return
@@ -175,7 +176,7 @@ class Pool:
         try:
             items = next(chunks, None)
         except Exception as error:  # noqa: BLE001 - raised again at the end of run(), when no row is under way
-            with self._ready:
+            with self._lock:
                 stream.fail(error)
             return False
         if items is None:
@@ -195,7 +196,7 @@ class Pool:
             self._work_off(*taken)
 
     def _take(self) -> tuple[_Stream[Any, Any], _Chunk, Sequence[Any]] | None:
-        with self._ready:
+        with self._lock:
             while not self._closed:
                 for _ in range(len(self._streams)):
                     self._streams.rotate(-1)
@@ -219,7 +220,7 @@ class Pool:
             except BaseException as raised:  # noqa: BLE001 - carried over to the delivery's thread
                 error = raised
             seconds = time.perf_counter() - begun
-        with self._ready:
+        with self._lock:
             stream.settle(chunk, done, items[done + (error is not None) :], seconds)
             if error:
                 stream.fail(error)
@@ -228,7 +229,7 @@ class Pool:
 
     def _abandon(self, stream: _Stream[Any, Any], hurry: Callable[[], None]) -> None:
         """Let what is under way come to its end; nothing new of this stream begins."""
-        with self._ready:
+        with self._lock:
             self._streams.remove(stream)
             stream.todo.clear()
         if stream.active:
@@ -239,7 +240,7 @@ class Pool:
 
     def close(self) -> None:
         """End the threads; nothing may be running any more."""
-        with self._ready:
+        with self._lock:
             self._closed = True
             self._ready.notify_all()
         for thread in self._threads:

@@ -48,6 +48,7 @@ _ERRORS = {
     pycurl.E_COULDNT_RESOLVE_PROXY: requests.exceptions.ProxyError,
 }
 _PIECE = 2**16
+_SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
@@ -156,7 +157,7 @@ class _Connection:
     def __init__(self, way: _Way) -> None:
         self.way = way
         connecting, self._silence = way.timeouts
-        self._began = self._until = 0.0
+        self._until = self._ended = 0.0
         self._is_answering = False
         self._curl = pycurl.Curl()
         try:
@@ -185,9 +186,13 @@ class _Connection:
         curl.perform()
 
     def is_quiet(self) -> bool:
-        """Whether nothing came unasked since the last answer: an end, or what the next call would take for its own."""
-        if time.monotonic() - self._began > _LONGEST_IDLE:
-            return False
+        """Whether nothing came unasked since the last answer: an end, or what the next call would take for its own.
+
+        One that is hardly at rest is not asked, as that costs a turn at Python's lock.
+        """
+        idle = time.monotonic() - self._ended
+        if not _SHORTEST_IDLE < idle < _LONGEST_IDLE:
+            return idle < _LONGEST_IDLE
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -202,8 +207,7 @@ class _Connection:
 
     def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
         """The answer, complete after so many seconds, and whether another can follow; raises ``_NotAnswered``."""
-        self._began, self._is_answering = time.monotonic(), False
-        self._until = self._began + seconds
+        self._until, self._is_answering = time.monotonic() + seconds, False
         self._be_patient(min(seconds, self._silence or seconds))
         forwarded = self.way.is_forwarded
         if forwarded:
@@ -214,6 +218,7 @@ class _Connection:
             answer, is_open = read_answer(request, self._receive, most)
         except _NotAnswered as error:
             raise unsent or error from error
+        self._ended = time.monotonic()
         return answer, is_open and not unsent
 
     def _send(self, data: bytes) -> Exception | None:

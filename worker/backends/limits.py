@@ -50,7 +50,9 @@ class Limits:
         self._breaker = Breaker(backend, clock)
         self._clock = clock
         self._sleep = sleep
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # taken by itself where nobody waits or is told: a condition takes longer
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         self._running = 0
         self._next_start = 0.0
         self._held_until = 0.0
@@ -108,7 +110,7 @@ class Limits:
 
     def hold(self, seconds: float) -> None:
         """Keep a pause that the backend has asked another worker for."""
-        with self._changed:
+        with self._lock:
             until = self._clock() + seconds
             if until > self._held_until + _CLOCKS_DIFFER:
                 self._held_until = until
@@ -118,17 +120,20 @@ class Limits:
         return Stopping(f"{self._backend}: the worker is stopping")
 
     def _enter(self, stop: threading.Event) -> None:
-        with self._changed:
+        with self._lock:
             while self._running >= self.window:
                 if stop.is_set():
                     raise self._stopping()
+                self._waiting += 1
                 self._changed.wait(_LOOK_FOR_STOP)
+                self._waiting -= 1
             self._running += 1
 
     def _leave(self) -> None:
-        with self._changed:
+        with self._lock:
             self._running -= 1
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def _wait_for_start(self, stop: threading.Event) -> None:
         while (held := self._held_until - self._clock()) > 0:
@@ -139,13 +144,13 @@ class Limits:
             self.pause(stop, self._book_start() - self._clock())
 
     def _book_start(self) -> float:
-        with self._changed:
+        with self._lock:
             start = max(self._next_start, self._clock())
             self._next_start = start + self._gap
             return start
 
     def _learn_from(self, error: Unavailable, started: float) -> None:
-        with self._changed:
+        with self._lock:
             now = self._clock()
             if error.retry_after:
                 self._held_until = max(self._held_until, now + error.retry_after)
@@ -157,7 +162,7 @@ class Limits:
     def _grow(self) -> None:
         if not self._adapts or self._window >= self._most:
             return
-        with self._changed:
+        with self._lock:
             step = 1.0 if self._window < self._threshold else 1 / self._window
             self._window = min(self._most, self._window + step)
             self._changed.notify()
