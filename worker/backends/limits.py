@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from worker.backends.breaker import Breaker
+from worker.backends.window import Window
 from worker.errors import BackendError, LeftAlone, Stopping, Unavailable
 from worker.records import Pause
 
@@ -16,7 +17,6 @@ LONGEST_WAIT = 300.0
 
 _LOOK_FOR_STOP = 0.2
 _CLOCKS_DIFFER = 1.0
-_FIRST_WINDOW = 8
 _CONGESTED = frozenset({None, 408, 429, 503, 504})
 
 Clock = Callable[[], float]
@@ -27,8 +27,8 @@ Sleep = Callable[[threading.Event, float], bool]
 class Limits:
     """Concurrency, rate, the pauses that the backend asked for, and the circuit breaker.
 
-    ``concurrency`` is a fixed number, or "auto": additive increase, multiplicative decrease up to ``threads`` (Chiu
-    and Jain 1989), after a slow start (RFC 5681 section 3.1). ``rate`` is requests per second, evenly spaced.
+    ``concurrency`` is a fixed number, or "auto": found out (see ``Window``), up to ``threads``. ``rate`` is requests a
+    second, evenly spaced.
     """
 
     def __init__(
@@ -42,10 +42,8 @@ class Limits:
         sleep: Sleep,
     ) -> None:
         self._backend = backend
-        self._adapts = concurrency == "auto"
-        self._most = threads if concurrency == "auto" else concurrency
-        self._window: float = min(_FIRST_WINDOW, threads) if concurrency == "auto" else concurrency
-        self._threshold: float = self._most
+        self._auto = Window(threads) if concurrency == "auto" else None
+        self._fixed = 0 if concurrency == "auto" else concurrency
         self._gap = 1 / rate if rate else 0.0
         self._breaker = Breaker(backend, clock)
         self._clock = clock
@@ -56,13 +54,12 @@ class Limits:
         self._running = 0
         self._next_start = 0.0
         self._held_until = 0.0
-        self._shrunk_at = float("-inf")
         self._told: tuple[float, float | None] = (0.0, None)
 
     @property
     def window(self) -> int:
         """How many requests may run at once just now."""
-        return int(self._window)
+        return int(self._auto.size) if self._auto else self._fixed
 
     @contextmanager
     def turn(self, stop: threading.Event, *, even_if_down: bool = False) -> Iterator[None]:
@@ -86,7 +83,7 @@ class Limits:
                 self._breaker.answered()
                 raise
             self._breaker.answered()
-            self._grow()
+            self._grow(started)
         finally:
             if is_probe:
                 self._breaker.leave()
@@ -154,15 +151,12 @@ class Limits:
             now = self._clock()
             if error.retry_after:
                 self._held_until = max(self._held_until, now + error.retry_after)
-            # Requests that were under way at the last cut say nothing about the smaller window.
-            if self._adapts and error.status in _CONGESTED and started >= self._shrunk_at:
-                self._window = self._threshold = max(1.0, self._window / 2)
-                self._shrunk_at = now
+            if self._auto and error.status in _CONGESTED:
+                self._auto.congested(started, now)
 
-    def _grow(self) -> None:
-        if not self._adapts or self._window >= self._most:
-            return
-        with self._lock:
-            step = 1.0 if self._window < self._threshold else 1 / self._window
-            self._window = min(self._most, self._window + step)
-            self._changed.notify()
+    def _grow(self, started: float) -> None:
+        window = self._auto
+        if window and window.note(started, now := self._clock()):
+            with self._lock:
+                window.end_round(now)
+                self._changed.notify_all()
