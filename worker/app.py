@@ -29,6 +29,7 @@ from worker.pool import Pool
 from worker.runner import Runner, Watcher
 from worker.sockets import Backend, Trigger
 from worker.stopping import Stop, wait_until_stopped
+from worker.triggers.adoption import adopt
 from worker.triggers.claims import Claims
 from worker.triggers.endings import FileEnding, Folders
 from worker.triggers.inbox import Inbox
@@ -235,6 +236,7 @@ class App:
 
     def _inbox(self) -> Inbox:
         worker = self.settings.worker
+        adopt(self.ledger, folders(self.settings))
         return Inbox(
             worker.inbox,
             self.claims,

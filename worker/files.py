@@ -147,17 +147,32 @@ def _link_or_move(source: Path, target: Path) -> None:
 
 
 def put_away(
-    source: Path, folder: Path, name: str, delivery: str, by: str = "", guard: Callable[[], None] = lambda: None
+    source: Path,
+    folder: Path,
+    name: str,
+    delivery: str,
+    *,
+    by: str = "",
+    guard: Callable[[], None] = lambda: None,
+    again: bool = False,
 ) -> Path:
-    """Move a delivery's source into ``folder``, under its own name or, if that is taken, with the id in it."""
+    """Move a delivery's source into ``folder``, under its own name or, if that is taken, with the id in it.
+
+    ``again``: another worker may have done it and died before it could remove the source.
+    """
     for candidate in (folder / name, folder / with_id(name, delivery)):
         with suppress(FileExistsError):
             move(source, candidate, by or delivery, guard)
             return candidate
-    if not filecmp.cmp(source, candidate, shallow=False):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(candidate))
-    source.unlink()  # a crash came between an earlier copy to another file system and this line
-    return candidate
+        if again and _is_copy(source, candidate):
+            source.unlink()
+            return candidate
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(candidate))
+
+
+def _is_copy(source: Path, target: Path) -> bool:
+    same_time = source.stat().st_mtime_ns == target.stat().st_mtime_ns
+    return same_time and filecmp.cmp(source, target, shallow=False)
 
 
 def private_folder(path: Path) -> Path:

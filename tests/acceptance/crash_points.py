@@ -5,6 +5,7 @@ it, or in the middle of a write. Nothing in the program itself knows of them.
 """
 
 import os
+import shutil
 import signal
 from itertools import count
 
@@ -47,6 +48,17 @@ def half_a_write(call):
     PartFile._write = write
 
 
+def half_a_copy():
+    """Die when half of a file was copied to another file system."""
+
+    def copy(original, twin, *_args):
+        twin.write(original.read()[:100])
+        twin.flush()
+        die()
+
+    shutil.copyfileobj = copy
+
+
 POINTS = {
     "during the sweep": lambda: before(Ledger, "announce"),
     "announced, not moved": lambda: after(Ledger, "announce"),
@@ -60,6 +72,8 @@ POINTS = {
     "manifest published, not in the ledger": lambda: before(Ledger, "finish"),
     "in the ledger, not put away": lambda: before(files, "put_away"),
     "put away, not in the ledger": lambda: after(files, "put_away"),
+    "half copied to another file system": half_a_copy,
+    "copied to another file system, not removed": lambda: after(files, "copy"),
     "failed, without its reason": lambda: before(files, "write"),
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
 }

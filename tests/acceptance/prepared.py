@@ -50,6 +50,7 @@ def longshore(
     *arguments: object, point: str = "", out: str | Path = os.devnull, log: str | Path = os.devnull
 ) -> Iterator[Process]:
     """Runs the command, its output in ``out``, its log in ``log``; it dies at that ``point`` of ``crash_points``."""
+    Path(log).touch()  # there is something to look into from the start
     process = Process([str(each) for each in arguments], point=point, out=out, log=log)
     try:
         yield process

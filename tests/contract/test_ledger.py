@@ -75,6 +75,20 @@ def test_an_announced_delivery_is_owned_before_anything_else_happens(ledger, clo
     assert len(entry.id) == 8
 
 
+def test_a_delivery_of_a_lost_ledger_waits_for_whoever_comes_first(ledger, clock):
+    ledger.adopt("3f9a1c2b", "inbox", "clients.csv", attempts=7)
+    (taken,) = ledger.take(lambda owner: False, triggers=["inbox"], limit=10)
+    assert (taken.id, taken.source, taken.state, taken.attempts) == ("3f9a1c2b", "clients.csv", "waiting", 7)
+    assert (taken.owner, taken.version, taken.created, taken.sha256) == ("one", 2, clock.now, "")
+
+
+def test_a_delivery_that_is_known_is_not_written_over(ledger):
+    entry = ledger.announce("inbox", "clients.csv")
+    assert ledger.known([entry.id, "3f9a1c2b"]) == {entry.id}
+    ledger.adopt(entry.id, "inbox", "other.csv", attempts=7)
+    assert ledger.get(entry.id) == entry
+
+
 @pytest.mark.parametrize("source", ["two words.csv", "č $'\"; DROP TABLE deliveries", "a\nb.csv"])
 def test_any_name_is_kept_as_it_is(ledger, source):
     assert ledger.get(ledger.announce("inbox", source).id).source == source

@@ -170,14 +170,24 @@ def test_a_source_whose_name_is_taken_is_put_away_with_its_id(tmp_path):
     assert names(archive) == ["a-3f9a1c2b.csv", "a.csv"]
 
 
-def test_a_source_that_was_copied_away_before_a_crash_is_only_removed(tmp_path):
+@pytest.mark.parametrize("copied_to", ["a.csv", "a-3f9a1c2b.csv"])
+def test_a_source_that_was_copied_away_before_a_crash_is_only_removed(tmp_path, copied_to):
     source, archive = tmp_path / "x", tmp_path / "archive"
     archive.mkdir()
     (archive / "a.csv").write_bytes(b"other")
-    (archive / "a-3f9a1c2b.csv").write_bytes(b"data")
     source.write_bytes(b"data")
-    assert files.put_away(source, archive, "a.csv", "3f9a1c2b") == archive / "a-3f9a1c2b.csv"
+    shutil.copy2(source, archive / copied_to)
+    assert files.put_away(source, archive, "a.csv", "3f9a1c2b", again=True) == archive / copied_to
     assert not source.exists()
+
+
+def test_the_same_file_that_was_put_away_before_is_not_taken_for_a_copy_by_the_first_owner(tmp_path):
+    source, archive = tmp_path / "x", tmp_path / "archive"
+    archive.mkdir()
+    source.write_bytes(b"data")
+    shutil.copy2(source, archive / "a.csv")
+    assert files.put_away(source, archive, "a.csv", "3f9a1c2b") == archive / "a-3f9a1c2b.csv"
+    assert names(archive) == ["a-3f9a1c2b.csv", "a.csv"]
 
 
 def test_a_source_is_kept_where_both_its_names_are_taken_by_others(tmp_path):

@@ -185,7 +185,7 @@ def test_a_file_is_put_away_where_there_are_no_hard_links(worker, monkeypatch, e
 def test_done_stays_done_where_the_file_cannot_be_put_away_and_it_is_tried_again(
     worker, clock, monkeypatch, capture_log
 ):
-    def refuse(*_args):
+    def refuse(*_args, **_named):
         raise OSError(errno.EACCES, "Permission denied", "archive/clients.csv")
 
     delivery = worker.claim()

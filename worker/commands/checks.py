@@ -13,13 +13,14 @@ from pathlib import Path
 
 from worker import auth, backends
 from worker.amqp import probe
-from worker.app import Project
+from worker.app import Project, folders
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
 from worker.config import AmqpSettings, Settings
 from worker.errors import ConfigError, WorkerError
 from worker.ledger import Ledger
 from worker.records import Meter
+from worker.triggers.adoption import orphans
 
 _SQLITE = "sqlite:///"
 
@@ -87,6 +88,7 @@ def _connections(settings: Settings) -> Iterator[Check]:
             tokens = ledger.tokens
             wide = _open_to_others(settings)
             yield Check("ledger", "state", ok=not wide, detail=wide or f"{known} deliveries")
+            yield from _orphans(ledger, settings)
         credentials: dict[str, Credential] = {}
         for name in settings.auth:
             yield _auth(name, settings, tokens, owner, credentials)
@@ -102,6 +104,16 @@ def _broker(settings: AmqpSettings) -> Check:
         return Check("broker", "amqp", ok=True, detail=f"{found.product} at {found.address}")
     except WorkerError as error:
         return Check("broker", "amqp", ok=False, detail=error.detail)
+
+
+def _orphans(ledger: Ledger, settings: Settings) -> Iterator[Check]:
+    where = folders(settings)
+    if where.work.is_dir() and (found := orphans(ledger, where)):
+        ids = ", ".join(sorted(orphan.id for orphan in found)[:5])
+        detail = (
+            f"{len(found)} under way that the ledger does not know ({ids}); the next `longshore run` goes on with them"
+        )
+        yield Check("ledger", "work", ok=True, detail=detail)
 
 
 def _auth(name: str, settings: Settings, tokens: TokenStore, owner: str, credentials: dict[str, Credential]) -> Check:

@@ -97,7 +97,7 @@ class Database:
                     raise unusable(where, what)
                 metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
-            raise unusable(where, f"cannot be opened: {_reason(error)}; nothing in it was changed") from error
+            raise unusable(where, f"cannot be opened: {_reason(error)}; {_advice(error)}") from error
 
 
 def _claim_postgresql(connection: sa.Connection) -> str:
@@ -110,3 +110,13 @@ def _claim_postgresql(connection: sa.Connection) -> str:
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
     """The driver's own words, without the statement and its values."""
     return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).strip().split("\n")[0]
+
+
+def _advice(error: sa.exc.SQLAlchemyError) -> str:
+    """What to do about a database that cannot be opened."""
+    name = getattr(error.orig, "sqlite_errorname", "") if isinstance(error, sa.exc.DBAPIError) else ""
+    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        return "nothing in it was changed; move it away with its -wal and -shm, and a start makes a new one"
+    if name.startswith("SQLITE_BUSY"):
+        return "another process holds it; see which one (fuser) and end it, then start again"
+    return "nothing in it was changed"

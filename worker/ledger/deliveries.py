@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,17 @@ class Ledger:
                 row = connection.execute(self._changes.announce, {"id": secrets.token_hex(4), **values}).first()
                 if row:
                     return Entry(*row)
+
+    def adopt(self, delivery: str, trigger: str, source: str, *, attempts: int) -> None:
+        """Write down a delivery that a lost ledger knew: it waits, and was begun so often already."""
+        values = {"id": delivery, "trigger": trigger, "source": source, "attempts": attempts}
+        insert = self._database.insert(table).values(state="waiting", version=1, created=self._database.now, **values)
+        self._database.change(insert.on_conflict_do_nothing())
+
+    def known(self, deliveries: Iterable[str]) -> set[str]:
+        """Which of these it knows."""
+        with self._database.read() as connection:
+            return set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(list(deliveries)))))
 
     def withdraw(self, entry: Entry) -> None:
         """Forget a delivery that could not be claimed: its source is still there, or somebody else's."""

@@ -66,7 +66,7 @@ class FileEnding:
             self._to_failed(entry, source, guard)
             return source.parent
         if source.exists() and entry.trigger == "inbox":
-            files.put_away(source, self._folders.archive, entry.source, entry.id, by(entry), guard)
+            self._move(entry, self._folders.archive, entry.source, guard)
         return self._folders.of(entry)
 
     def _clear(self, entry: Entry) -> None:
@@ -81,8 +81,9 @@ class FileEnding:
         folder, name = self._folders.failed, entry.source
         if not source.exists():
             return
+        whose = told(folder / f"{name}.error.json")
         ours = (folder / name).exists() and (folder / name).samefile(source)  # a crash came in the middle of the move
-        if not ours and ((folder / name).exists() or told(folder / f"{name}.error.json") not in (None, entry.id)):
+        if not ours and whose != entry.id and ((folder / name).exists() or whose is not None):
             name = files.with_id(name, entry.id)
         place = folder / f"{name}.error.json"
         try:
@@ -90,7 +91,11 @@ class FileEnding:
         except FileExistsError:
             if told(place) != entry.id:  # another one took the name just now: look again later
                 raise
-        files.put_away(source, folder, name, entry.id, by(entry), guard)
+        self._move(entry, folder, name, guard)
+
+    def _move(self, entry: Entry, folder: Path, name: str, guard: Callable[[], None]) -> None:
+        source, again = self._folders.input(entry), entry.version > 1
+        files.put_away(source, folder, name, entry.id, by=by(entry), guard=guard, again=again)
 
     def bring_back(self, entry: Entry) -> bool:
         """Move the source of a failed delivery back into its work folder."""

@@ -1,0 +1,60 @@
+"""Deliveries that are under way though the ledger does not know them, as it was lost: they are gone on with.
+
+The ledger hears of a file before it is moved, so with a ledger that was never lost there are none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker import log
+from worker.ledger import Ledger
+from worker.triggers.endings import Folders
+
+_ID = re.compile(r"[0-9a-f]{8}")
+_TAKEN = re.compile(r"\.([0-9a-f]{8})\.(.+)\.claim", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A claimed file that no delivery of the ledger stands for, and how often it was begun at least."""
+
+    id: str
+    source: str
+    attempts: int
+
+
+def adopt(ledger: Ledger, folders: Folders) -> None:
+    """Write all of them down again under their ids: what is on disk of their outcomes is kept."""
+    for orphan in orphans(ledger, folders):
+        ledger.adopt(orphan.id, "inbox", orphan.source, attempts=orphan.attempts)
+        log.get_logger().warning("delivery found that the ledger did not know", delivery=orphan.id)
+
+
+def orphans(ledger: Ledger, folders: Folders) -> list[Orphan]:
+    """All of them; raises ``OSError``."""
+    found = {orphan.id: orphan for orphan in (*_in_the_inbox(folders.inbox), *_in_work(folders.work))}
+    known = ledger.known(found)
+    return [orphan for orphan in found.values() if orphan.id not in known]
+
+
+def _in_work(work: Path) -> Iterator[Orphan]:
+    for folder in work.iterdir():
+        if _ID.fullmatch(folder.name):
+            # At least once: what a first attempt may have left in the outbox is looked for by later ones only.
+            begun = max([1, *(int(part.stem.rpartition("-")[2]) for part in folder.glob("outcomes-*.part"))])
+            with suppress(FileNotFoundError):  # a message, a tick, or put away
+                for file in (folder / "input").iterdir():
+                    if not (file.name.startswith(".") and file.suffix == ".part"):
+                        yield Orphan(folder.name, file.name, begun)
+
+
+def _in_the_inbox(inbox: Path) -> Iterator[Orphan]:
+    with suppress(FileNotFoundError):  # a share that is not mounted now
+        for file in inbox.iterdir():
+            if found := _TAKEN.fullmatch(file.name):
+                yield Orphan(found[1], found[2], attempts=0)
