@@ -12,8 +12,8 @@ from worker.settings import AmqpSettings
 PATIENCE = 30
 
 
-def settings(url, **more):
-    return AmqpSettings(url=Secret(url), **more)
+def settings(url, other_urls=(), **more):
+    return AmqpSettings(url=Secret(url), other_urls=tuple(map(Secret, other_urls)), **more)
 
 
 @contextlib.contextmanager
@@ -68,9 +68,13 @@ class Inbox:
     def next(self):
         return self._messages.get(timeout=PATIENCE)
 
+    def empty(self):
+        return self._messages.empty()
+
     def take(self, count):
         return [self.next() for _ in range(count)]
 
 
-def inbox(broker, name="q", prefetch=100, **topology):
-    return Inbox(broker, replace(QueueTopology(name), **topology), prefetch).ready()
+def inbox(broker, name="q", prefetch=100, ready=True, **topology):
+    made = Inbox(broker, replace(QueueTopology(name), **topology), prefetch)
+    return made.ready() if ready else made

@@ -11,6 +11,7 @@ from functools import partial
 from random import random as any_number
 
 from worker import log
+from worker.amqp.backoff import Backoff
 from worker.amqp.connection import Options
 from worker.amqp.consuming import Consumption, Receive
 from worker.amqp.link import Addresses, Link, State
@@ -41,10 +42,11 @@ class Broker:
         self._options = options
         self._links: dict[str, Link] = {}
         self._publisher = Publisher(self._loop, self._link("publishing"), random)
-        self._direct = Publisher(self._loop, self._link("direct replies"), random)
+        self._direct = Publisher(self._loop, self._link("direct replies"), random, direct=True)
         self._link("consuming")
         self._used: set[str] = set()
-        self._closing = False
+        self._closing = threading.Event()
+        self._backoff = Backoff(random)
         self._log = log.get_logger()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
@@ -106,13 +108,13 @@ class Broker:
         answered.wait(grace)
         self._loop.wake(self._say_goodbye)
         self._thread.join(GOODBYE_SECONDS)
-        self._closing = True
+        self._closing.set()
         self._loop.wake(self._loop.stop)
         self._thread.join(GOODBYE_SECONDS)
 
     def _say_goodbye(self) -> None:
         left = set(self._used)
-        self._closing = True
+        self._closing.set()
 
         def gone(purpose: str) -> None:
             left.discard(purpose)
@@ -128,17 +130,14 @@ class Broker:
                 self._loop.run()
             except Exception:  # noqa: BLE001 - a bug of the loop must not end the worker
                 self._log.exception("broker loop failed")
-                self._begin_anew()
-            if self._closing:
+                self._closing.wait(self._backoff.wait())
+                for purpose in self._used:
+                    self._links[purpose].renew()
+            if self._closing.is_set():
                 break
         self._loop.close()
         for publisher in (self._publisher, self._direct):
             publisher.give_up()
-
-    def _begin_anew(self) -> None:
-        self._loop.renew()
-        for purpose in self._used:
-            self._links[purpose].renew()
 
 
 def addresses(urls: Sequence[Secret]) -> Callable[[], list[Address]]:

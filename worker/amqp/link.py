@@ -104,8 +104,9 @@ class Link:
             done()
 
     def renew(self) -> None:
-        """The loop has forgotten it."""
-        self._closed(RuntimeError("the loop failed"))
+        """Give the connection up, as it may be broken, and make another one."""
+        if self._attempt:
+            self._attempt.close()
 
     def _opened(self) -> None:
         self.wire = self._attempt

@@ -24,7 +24,7 @@ def guarded(callback: Callable[..., None]) -> Callable[..., None]:
 
 
 class Loop:
-    """Waits for sockets and timers. What it was woken for is kept even if it has to begin anew."""
+    """Waits for sockets and timers, and may be run again if it failed."""
 
     def __init__(self) -> None:
         self._woken: deque[Callable[[], None]] = deque()
@@ -33,11 +33,6 @@ class Loop:
     def run(self) -> None:
         """Return after ``stop``; whatever pika lets escape is raised."""
         self.io.start()
-
-    def renew(self) -> None:
-        """Forget connections and timers, after ``run`` has raised."""
-        self.io = IOLoop()
-        self.io.add_callback_threadsafe(self._answer)
 
     def stop(self) -> None:
         """End ``run``."""

@@ -47,7 +47,8 @@ class Message:
     def attempts(self) -> int:
         """How often it was tried before, by the worker's own header; 0 where that is missing or makes no sense."""
         value = self.headers.get(ATTEMPTS, 0)
-        return int(value) if isinstance(value, int) and 0 <= value < _MOST_ATTEMPTS else 0
+        counts = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_ATTEMPTS
+        return int(value) if counts else 0
 
     def ack(self) -> None:
         """Take it off the queue; from any thread. Forgotten if its channel is gone: the broker has requeued it."""

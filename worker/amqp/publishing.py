@@ -15,6 +15,7 @@ from worker.amqp.loop import Bell, Loop
 from worker.amqp.losses import Declined, Lost
 from worker.amqp.messages import Outgoing, Sent
 from worker.amqp.steps import Steps, follow
+from worker.amqp.topology import Queue
 from worker.amqp.wire import Channel, Wire
 
 MOST_MESSAGES = 2_000
@@ -41,9 +42,12 @@ class Publisher:
 
     Not more than so many messages and bytes are on their way at once, and none to a broker that has blocked us; the
     rest waits here. Where the broker closes the channel for one of them, they go one by one until it is known which.
+
+    ``direct``: for direct replies, which are sent one by one as well.
     """
 
-    def __init__(self, loop: Loop, link: Link, random: Callable[[], float]) -> None:
+    def __init__(self, loop: Loop, link: Link, random: Callable[[], float], *, direct: bool = False) -> None:
+        self._direct = direct
         self._loop = loop
         self._link = link
         self._random = random
@@ -58,7 +62,7 @@ class Publisher:
         self._numbered = 0
         self._when_idle: Callable[[], None] | None = None
         self._suspects = 0  # the broker has closed the channel for one of so many: one by one
-        self._gone = False
+        self._gone = self._opening = False
         self._begin_channel()
 
     def _begin_channel(self) -> None:
@@ -80,22 +84,27 @@ class Publisher:
 
     def up(self, wire: Wire) -> None:
         """There is a connection."""
-        follow(self._begin(wire), lambda _: self._send(), self._failed)
+        if not self._opening:
+            self._opening = True
+            follow(self._begin(wire), lambda _: self._send(), self._failed)
 
     def _begin(self, wire: Wire) -> Steps:
         channel = yield wire.channel(self._failed)
         yield channel.confirm(self._confirmed, self._returned)
         self._begin_channel()
-        self._channel = channel
+        self._channel, self._opening = channel, False
 
     def _failed(self, error: Exception) -> None:
         """The channel is gone; what was on its way goes back to the front, in order."""
         was_sent, self._sent, self._channel = list(self._sent.values()), {}, None
+        self._opening = False
         if isinstance(error, Declined) and error.code != CONNECTION_FORCED and was_sent:
             log.get_logger().warning("message not taken", reason=str(error), suspects=len(was_sent))
             self._suspects = len(was_sent)
             if self._suspects == 1:
                 item = was_sent.pop()
+                self._suspects = 0
+                self._backoff.reset()  # it was the message, not the broker
                 self._settle(item, Sent.RETURNED if error.code in (NOT_FOUND, INTERNAL_ERROR) else Sent.REFUSED)
         for item in was_sent:
             item.returned = False
@@ -130,10 +139,19 @@ class Publisher:
             self._last += 1
             self._sent[self._last] = item
             self._bytes += len(item.outgoing.body)
-            channel.publish(item.outgoing, item.encoded)
+            if self._direct:
+                follow(self._send_directly(channel, item), lambda _: None, self._failed)
+            else:
+                channel.publish(item.outgoing, item.encoded, mandatory=True)
+
+    @staticmethod
+    def _send_directly(channel: Channel, item: _Item) -> Steps:
+        """A direct reply counts as routed nowhere (https://www.rabbitmq.com/docs/direct-reply-to): ask who is there."""
+        yield channel.declare(Queue(item.outgoing.routing_key, {}), passive=True)
+        channel.publish(item.outgoing, item.encoded, mandatory=False)
 
     def _may_send(self) -> bool:
-        most = 1 if self._suspects else MOST_MESSAGES
+        most = 1 if self._suspects or self._direct else MOST_MESSAGES
         return len(self._sent) < most and self._bytes < MOST_BYTES and not self._link.state.blocked
 
     def _confirmed(self, number: int, multiple: bool, taken: bool) -> None:

@@ -160,11 +160,10 @@ class Channel:
         )
         return self._step(lambda done: self._channel.confirm_delivery(guarded(answered), callback=done))
 
-    def publish(self, outgoing: Outgoing, encoded: codec.Encoded) -> None:
-        """Send a message, mandatory; raises ``Lost``."""
-        self._send(
-            self._channel.basic_publish, outgoing.exchange, outgoing.routing_key, outgoing.body, encoded, mandatory=True
-        )
+    def publish(self, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
+        """Send a message; ``mandatory``: it is returned if no queue takes it. Raises ``Lost``."""
+        target = outgoing.exchange, outgoing.routing_key
+        self._send(self._channel.basic_publish, *target, outgoing.body, encoded, mandatory=mandatory)
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         """Take a message, or all up to it, off the queue; raises ``Lost``."""
