@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -199,6 +200,7 @@ def _response(request: requests.PreparedRequest, answer: Answer) -> requests.Res
     response = requests.Response()
     response.status_code = answer.status
     response.headers = CaseInsensitiveDict({"Content-Type": "application/json", "Content-Length": str(len(body))})
+    response.headers["Date"] = format_datetime(datetime.now(UTC), usegmt=True)
     response.headers.update(answer.headers)
     response.url = str(request.url)
     response.request = request

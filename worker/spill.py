@@ -50,22 +50,22 @@ class Spill:
                 columns |= dict.fromkeys(row)
                 if len(columns) > COLUMNS_LIMIT:
                     raise DeliveryError(f"its rows have more than {COLUMNS_LIMIT} columns; give fewer to all of them")
-                file.write(_line(dict(row)))
-            file.write(_line([list(columns), dict(state)]))
+                file.write(line(dict(row)))
+            file.write(line([list(columns), dict(state)]))
             guard()
         files.publish(self._path, by)
 
     def seal(self) -> Seal | None:
         """What is known of the rows; None if they are not there."""
-        digest, size, line = hashlib.sha256(), 0, b""
+        digest, size, last = hashlib.sha256(), 0, b""
         try:
             with self._path.open("rb") as file:
-                for line in file:
-                    digest.update(line)
-                    size += len(line)
+                for last in file:
+                    digest.update(last)
+                    size += len(last)
         except FileNotFoundError:
             return None
-        columns, state = json.loads(line)  # numbers as the ledger gives them to a job
+        columns, state = json.loads(last)  # numbers as the ledger gives them to a job
         return Seal(digest.hexdigest(), size, tuple(columns), state)
 
     def read(self, chunk_rows: int) -> Iterator[Chunk]:
@@ -73,26 +73,28 @@ class Spill:
         start, size = 0, 0
         batch: list[Row] = []
         with self._path.open("rb") as file:
-            for line in file:
-                values = exact_json.loads(line)
+            for text in file:
+                values = exact_json.loads(text)
                 if isinstance(values, list):  # the last line
                     break
                 batch.append(Row(values, start + len(batch), start + len(batch) + 1))
-                size += len(line)
+                size += len(text)
                 if len(batch) >= chunk_rows or size >= CHUNK_BYTES:
-                    yield _chunk(start, batch)
+                    yield chunk(start, batch)
                     start, batch, size = start + len(batch), [], 0
         if batch or not start:
-            yield _chunk(start, batch)
+            yield chunk(start, batch)
 
 
-def _chunk(start: int, rows: list[Row]) -> Chunk:
+def chunk(start: int, rows: list[Row]) -> Chunk:
+    """Consecutive rows as a chunk."""
     return Chunk(
         start, tuple(dict.fromkeys(name for row in rows for name in row)), rows, [], partial(tables.frame_of, rows)
     )
 
 
-def _line(value: Any) -> bytes:
+def line(value: Any) -> bytes:
+    """A value as a line of JSON; raises ``DeliveryError`` if it has no JSON form."""
     try:
         return exact_json.dumps(value) + b"\n"
     except TypeError as error:

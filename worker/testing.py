@@ -15,14 +15,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from worker import exact_json, tables
+from worker import exact_json, spill, tables
 from worker.context import Context, DeliveryContext, State
 from worker.declare import Job
 from worker.errors import Reject
 from worker.execution import Execution
 from worker.fakes import Answer, FakeFhir, FakeRest, Request
 from worker.outputs.table import Results, cell, csv_lines
-from worker.records import Delivery, Input, Outcome, Reading
+from worker.records import Chunk, Delivery, Input, Outcome, Reading, Row
 
 __all__ = ["Answer", "FakeFhir", "FakeRest", "Request", "Run", "context", "run_job"]
 
@@ -55,24 +55,24 @@ class Run:
 
 def run_job(
     job: Job[..., Any],
-    rows: Rows,
+    rows: Rows | None = None,
     *,
     rest: Mapping[str, FakeRest] | None = None,
     fhir: Mapping[str, FakeFhir] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Run a job over rows: mappings, the text of a CSV file, or the path of one.
+    """Run a job over rows: mappings, the text of a CSV file, or the path of one; without any, over those of its source.
 
     Mappings become a CSV file first, so that the job gets text, and the first row's line is 2. Raises what would
     concern the whole delivery: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too). A bug in the job is a
     rejection, as it is in the worker; the log has its place.
     """
-    name, data, reading = _file(rows, job)
-    delivery = _delivery(name, data, job.name)
+    name, data, reading = _file([] if rows is None else rows, job)
+    delivery = _delivery(name, data, job.name, trigger="schedule" if rows is None else "inbox")
     shared = _shared(delivery, rest or {}, fhir or {}, state or {})
     execution = Execution(job, shared)
     outcomes: list[Outcome] = []
-    for chunk in delivery.read(reading):
+    for chunk in [_asked(execution)] if rows is None else delivery.read(reading):
         done = map(execution.work, execution.units(chunk, lambda _: False))
         outcomes += sorted(chain.from_iterable(done), key=lambda outcome: outcome.index)
     return Run(_fitting(outcomes, job, reading), delivery.meter.read()[0], dict(shared.state))
@@ -100,6 +100,12 @@ def _file(rows: Rows, job: Job[..., Any]) -> tuple[str, bytes, Reading]:
     return "rows.csv", data, Reading("utf-8", ",")
 
 
+def _asked(execution: Execution) -> Chunk:
+    """The rows of the job's source, as they come back from disk."""
+    asked = [exact_json.loads(spill.line(dict(row))) for row in execution.source()]
+    return spill.chunk(0, [Row(values, index, index + 1) for index, values in enumerate(asked)])
+
+
 def _fitting(outcomes: list[Outcome], job: Job[..., Any], reading: Reading) -> list[Outcome]:
     """The outcomes, with what could not stand in one result file rejected, as the outbox does it."""
     shape = Results(job.columns, spreadsheet_safe=job.spreadsheet_safe)
@@ -112,10 +118,10 @@ def _fitting(outcomes: list[Outcome], job: Job[..., Any], reading: Reading) -> l
     ]
 
 
-def _delivery(name: str, data: bytes, job: str) -> Delivery:
+def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox") -> Delivery:
     return Delivery(
         id="test",
-        trigger="inbox",
+        trigger=trigger,
         source=name,
         input=Input(name, hashlib.sha256(data).hexdigest(), len(data)),
         folder=Path(),

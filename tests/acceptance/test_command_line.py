@@ -82,7 +82,11 @@ def test_an_unknown_command_is_misuse(longshore):
 def test_the_options_for_all_commands_stand_before_or_after_the_command(longshore, project, order):
     options = ("--config", project / "longshore.toml", "--json")
     done = longshore(*options, "jobs") if order == "before" else longshore("jobs", *options)
-    assert {each["job"] for each in json.loads(done.stdout)} == {"client_summary", "practitioner_roster"}
+    assert {each["job"] for each in json.loads(done.stdout)} == {
+        "changed_practitioners",
+        "client_summary",
+        "practitioner_roster",
+    }
 
 
 def test_the_configuration_may_be_named_by_the_environment_and_the_argument_goes_before(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import jobs
-from worker.testing import Answer, FakeFhir, FakeRest, run_job
+from worker import DeliveryError, jobs
+from worker.testing import Answer, FakeFhir, FakeRest, context, run_job
 
 PROJECT = Path(__file__).parents[2]
 
@@ -148,3 +148,83 @@ def test_rejected_roster_entries_can_be_mended_and_dropped_again_as_they_are(exa
     run = run_job(examples["practitioner_roster"], rejects, fhir=ehr)
 
     assert (len(run.results), run.results[0]["coordinator"]) == (3, "Dvořák")
+
+
+class Night:
+    """The server's clock, and the nights on which the job is run, each with what the one before remembered."""
+
+    def __init__(self, job, server):
+        self.job, self.server, self.state = job, server, {}
+
+    def run(self):
+        """The practitioners that a night finds, with their versions."""
+        run = run_job(self.job, fhir={"ehr": self.server}, state=self.state)
+        assert not run.rejected
+        self.state = run.state
+        return [(result["practitioner_id"], result["version"]) for result in run.results]
+
+    def change(self, id_, family="Greene"):
+        ehr = context(fhir={"ehr": self.server}).fhir["ehr"]
+        ehr.update({"resourceType": "Practitioner", "id": id_, "name": [{"family": family}]})
+
+
+@pytest.fixture
+def nights(examples):
+    return Night(examples["changed_practitioners"], FakeFhir([GREENE, GREENE | {"id": "dr-2"}]))
+
+
+def test_the_first_night_finds_everybody(nights):
+    assert nights.run() == [("dr-1", "1"), ("dr-2", "1")]
+
+
+def test_a_night_without_changes_finds_nobody_though_it_looks_back(nights):
+    nights.run()
+    assert nights.run() == []
+    assert nights.run() == []
+
+
+def test_what_changed_since_is_found_once(nights):
+    nights.run()
+    nights.change("dr-2")
+    nights.change("dr-3")
+    assert nights.run() == [("dr-2", "2"), ("dr-3", "1")]
+    assert nights.run() == []
+
+
+def test_a_change_within_the_time_that_is_looked_back_on_is_found_though_an_earlier_version_was_seen(nights):
+    nights.run()
+    for version in range(2, 5):
+        nights.change("dr-1")
+        assert nights.run() == [("dr-1", str(version))]
+
+
+def test_the_question_is_asked_by_the_servers_clock(nights):
+    date = {"Date": "Mon, 23 Nov 2026 02:00:00 GMT"}
+    bundle = {"resourceType": "Bundle", "type": "searchset", "total": 0}
+    server = FakeFhir(answers={("GET", "/Practitioner"): Answer(200, bundle, date)})
+    night = Night(nights.job, server)
+    night.run()
+    night.run()
+    assert night.state["since"] == "2026-11-23T01:50:00.000+00:00"
+    assert [request.params.get("_lastUpdated") for request in server.requests] == [
+        None,
+        "ge2026-11-23T01:50:00.000+00:00",
+    ]
+
+
+def test_changes_are_not_looked_back_on_for_ever(nights):
+    nights.run()
+    assert nights.state["seen"] == {"dr-1": "1", "dr-2": "1"}
+    old = {"versionId": "1", "lastUpdated": "2020-01-01T00:00:00Z"}
+    entry = {"resource": GREENE | {"meta": old}, "search": {"mode": "match"}}
+    bundle = {"resourceType": "Bundle", "type": "searchset", "total": 1, "entry": [entry]}
+    night = Night(nights.job, FakeFhir(answers={("GET", "/Practitioner"): Answer(200, bundle)}))
+    night.run()
+    assert night.state["seen"] == {}
+
+
+def test_a_server_without_a_clock_is_told_from_one_without_changes(nights):
+    bundle = {"resourceType": "Bundle", "type": "searchset", "total": 0}
+    server = FakeFhir(answers={("GET", "/Practitioner"): Answer(200, bundle, {"Date": ""})})
+    with pytest.raises(DeliveryError, match="does not tell its time"):
+        Night(nights.job, server).run()

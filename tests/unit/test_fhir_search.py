@@ -1,8 +1,11 @@
+import json
 from datetime import UTC, date, datetime
 
 import pytest
+import requests
 from fake_backend import answer, opened_fhir, query
 
+from worker.backends.page import read_page
 from worker.backends.search import parameters
 from worker.errors import Refused, Reject, Unavailable
 
@@ -171,3 +174,35 @@ def test_personal_data_and_long_queries_are_posted_and_not_put_into_the_url():
 def test_a_search_answered_with_something_else_than_a_bundle_is_refused():
     with pytest.raises(Refused, match="not a Bundle"):
         active(opened_fhir([answer({"resourceType": "Patient"})])).first()
+
+
+def told(bundle, **headers):
+    response = requests.Response()
+    response.status_code, response.url = 200, "https://ehr.example/fhir/Practitioner"
+    response.headers.update({"Content-Type": "application/fhir+json", **headers})
+    response._content = json.dumps({"resourceType": "Bundle", "type": "searchset", **bundle}).encode()
+    return read_page("ehr", response).time
+
+
+DATE = "Mon, 23 Nov 2026 02:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "headers", "time"),
+    [
+        ({}, {"Date": DATE}, "2026-11-23T02:00:00+00:00"),
+        ({"meta": {"lastUpdated": "2026-11-23T02:59:59.5+01:00"}}, {"Date": DATE}, "2026-11-23T01:59:59.500000+00:00"),
+        ({"meta": {"lastUpdated": "2026-11-23T02:00:01Z"}}, {"Date": DATE}, "2026-11-23T02:00:00+00:00"),
+        ({"meta": {"lastUpdated": "2026-11-23T02:00:01Z"}}, {}, "2026-11-23T02:00:01+00:00"),
+    ],
+)
+def test_a_page_tells_the_earlier_of_the_servers_times(bundle, headers, time):
+    assert told(bundle, **headers).isoformat() == time
+
+
+@pytest.mark.parametrize(
+    "bundle", [{}, {"meta": {"lastUpdated": "yesterday"}}, {"meta": {"lastUpdated": "2026-11-23T02:00:00"}}]
+)
+@pytest.mark.parametrize("headers", [{}, {"Date": "now"}])
+def test_a_server_that_tells_no_time_has_none(bundle, headers):
+    assert told(bundle, **headers) is None

@@ -279,3 +279,30 @@ def test_a_test_that_fails_within_a_job_fails():
 
     with pytest.raises(pytest.fail.Exception, match="not to be made"):
         run_job(asks, [{"id": "1"}])
+
+
+def test_a_job_with_a_source_is_run_over_its_rows_without_any_given():
+    def numbers(ctx):
+        ctx.state["asked"] = ctx.state.get("asked", 0) + 1
+        yield {"n": 1.5, "tags": ("a",)}
+        yield {"n": 2}
+
+    @job(schedule="0 2 * * *", source=numbers)
+    def nightly(row, ctx):
+        return {"n": row["n"], "line": row.line, "trigger": ctx.delivery.trigger, "tags": row.get("tags")}
+
+    run = run_job(nightly, state={"asked": 6})
+    assert run.results == [
+        {"n": Decimal("1.5"), "line": 1, "trigger": "schedule", "tags": ["a"]},
+        {"n": 2, "line": 2, "trigger": "schedule", "tags": None},
+    ]
+    assert run.state == {"asked": 7}
+
+
+def test_a_source_that_cannot_work_fails_as_in_the_worker():
+    @job(schedule="0 2 * * *", source=lambda ctx: [1])
+    def nightly(row, ctx):
+        """Never called."""
+
+    with pytest.raises(DeliveryError, match="let it yield mappings"):
+        run_job(nightly)

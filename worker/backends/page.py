@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin
 
@@ -18,7 +21,8 @@ Resource = dict[str, Any]
 class Page:
     """One searchset Bundle: what matched, what came along with it, and the codes of the server's warnings.
 
-    ``next`` and ``self_link`` are whole URLs, "" where the server gave none; ``total`` may be missing.
+    ``next`` and ``self_link`` are whole URLs, "" where the server gave none; ``total`` may be missing. ``time`` is when
+    the server answered, by its own clock; None where it does not tell.
     """
 
     matches: list[Resource]
@@ -27,6 +31,7 @@ class Page:
     total: int | None
     next: str
     self_link: str
+    time: datetime | None = None
 
 
 def read_page(backend: str, response: requests.Response) -> Page:
@@ -51,7 +56,19 @@ def read_page(backend: str, response: requests.Response) -> Page:
         total if type(total) is int else None,
         links.get("next", ""),
         links.get("self", ""),
+        _time(bundle, response),
     )
+
+
+def _time(bundle: Resource, response: requests.Response) -> datetime | None:
+    """The earlier one of what the Bundle says, which may be a while old in a cache, and the Date (RFC 9110, 6.6.1)."""
+    told = []
+    meta = bundle.get("meta")
+    with suppress(ValueError):
+        told.append(datetime.fromisoformat(str(meta.get("lastUpdated") if isinstance(meta, dict) else None)))
+    with suppress(ValueError, TypeError):
+        told.append(parsedate_to_datetime(response.headers.get("Date", "")))
+    return min((moment.astimezone(UTC) for moment in told if moment.tzinfo), default=None)
 
 
 def _joined(base: str, link: str) -> str:

@@ -59,8 +59,8 @@ def drop_samples(worker: App) -> None:
         worker.stop.wait(_BETWEEN_FILES)
     end = time.monotonic() + _LONG_ENOUGH
     while not worker.stop.wait(0.1):
-        counts = worker.ledger.counts()
-        if counts["done"] + counts["failed"] >= len(samples):
+        settled = (entry.trigger == "inbox" and entry.finished for entry in worker.ledger.entries())
+        if sum(map(bool, settled)) >= len(samples):
             return
         if time.monotonic() > end:
             raise WorkerError(f"not all files are settled after {_LONG_ENOUGH:.0f} s; `longshore status` says why")
