@@ -3,10 +3,12 @@
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import pytest
+from servers.lossy import lossy
 
 from worker.backends import open_backend
 from worker.backends.by_id import ById, Learnt
@@ -44,6 +46,9 @@ class Ehr:
     def calls(self):
         return self.meter.read()[0].get("ehr", 0)
 
+    def close(self):
+        self.backend.close()
+
 
 def nurse(**more):
     return {"resourceType": "Practitioner", "name": [{"family": "Nightingale"}], **more}
@@ -65,19 +70,18 @@ def new_id():
 class FhirServerPromises:
     @pytest.fixture
     def ehr(self, server):
-        ehr = Ehr(server)
         if server not in SEEDED:
             ward = [put(nurse(id=id_, active=True)) for id_ in WARD]
-            assert not any(outcome.error for outcome in ehr.at().batch(ward))
+            with closing(Ehr(server)) as first:
+                assert not any(outcome.error for outcome in first.at().batch(ward))
             SEEDED.add(server)
-            ehr = Ehr(server)
-        yield ehr
-        ehr.backend.close()
+        with closing(Ehr(server)) as ehr:
+            yield ehr
 
     def test_the_version_is_the_configured_one(self, ehr):
         assert ehr.backend.check().startswith("FHIR 4.0.1 at http://127.0.0.1")
-        with pytest.raises(Refused, match=r"speaks FHIR 4.0.1, not R5"):
-            Ehr(ehr.base, {"version": "R5"}).backend.check()
+        with closing(Ehr(ehr.base, {"version": "R5"})) as other, pytest.raises(Refused, match=r"FHIR 4.0.1, not R5"):
+            other.backend.check()
 
     def test_a_thousand_reads_of_many_rows_ask_for_each_resource_once_at_most(self, ehr):
         with ThreadPoolExecutor(64) as rows:
@@ -130,7 +134,8 @@ class FhirServerPromises:
         id_ = new_id()
         ehr.at().update(nurse(id=id_, active=True))
         assert ehr.at().read("Practitioner", id_)["active"] is True
-        Ehr(ehr.base).at().update(nurse(id=id_, active=False))
+        with closing(Ehr(ehr.base)) as other:
+            other.at().update(nurse(id=id_, active=False))
         assert ehr.at().read("Practitioner", id_)["active"] is True
         assert ehr.at().read("Practitioner", id_, fresh=True)["active"] is False
 
@@ -142,6 +147,21 @@ class FhirServerPromises:
         with pytest.raises(Refused, match="several resources match if_none_exist") as refused:
             ehr.at().create(identified(value), if_none_exist={"identifier": (SYSTEM, value)})
         assert refused.value.status == 412
+
+    def test_a_create_whose_answer_was_lost_is_there_once(self, ehr):
+        value = new_id()
+        with lossy(ehr.base) as base, closing(Ehr(base)) as other:
+            made = other.at().create(identified(value))
+        found = ehr.at().resources("Practitioner").search(identifier=(SYSTEM, value))
+        assert found.get()["id"] == made["id"]
+
+    def test_a_transaction_whose_answer_was_lost_is_done_once(self, ehr):
+        value = new_id()
+        entry = {"request": {"method": "POST", "url": "Practitioner"}, "resource": identified(value)}
+        with lossy(ehr.base) as base, closing(Ehr(base)) as other:
+            (done,) = other.at().transaction([entry])
+        found = ehr.at().resources("Practitioner").search(identifier=(SYSTEM, value))
+        assert found.get()["id"] in done.location
 
     def test_a_stale_version_is_a_conflict(self, ehr):
         id_ = new_id()

@@ -270,6 +270,23 @@ def test_equal_conditional_creates_of_a_transaction_are_merged_and_references_fo
     assert ehr.transport.requests[0].headers["Idempotency-Key"]
 
 
+def replacement(**more):
+    return {"request": {"method": "PUT", "url": "Practitioner/1"}, "resource": {**PRACTITIONER, **more}}
+
+
+def test_equal_updates_of_a_transaction_are_merged_and_different_ones_rejected():
+    ehr = opened_fhir([bundle(entry("200", etag="2"))])
+    assert [done.etag for done in ehr.at().transaction([replacement(), replacement()])] == ["2", "2"]
+    assert len(sent(ehr)["entry"]) == 1
+    with pytest.raises(Reject, match="put something different in one place"):
+        opened_fhir([]).at().transaction([replacement(), replacement(active=True)])
+
+
+def test_creates_of_a_transaction_without_a_condition_are_all_made():
+    ehr = opened_fhir([bundle(entry("201"), entry("201"))])
+    assert len(ehr.at().transaction([creation("Patient", 1), creation("Patient", 1)])) == 2
+
+
 def test_a_transaction_answered_with_too_few_entries_is_refused():
     with pytest.raises(Refused, match="answered 2 entries with 1"):
         opened_fhir([bundle(entry("201"))]).at().transaction([creation("Patient", 1), creation("Patient", 2)])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.backends.answers import outcome_error, outcome_issues
-from worker.errors import BackendError, Refused
+from worker.errors import BackendError, Refused, Reject
 
 Entry = dict[str, Any]
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +38,39 @@ def bundle(type_: str, entries: list[Entry]) -> dict[str, Any]:
 
 
 def merged(entries: list[Entry]) -> tuple[list[Entry], list[int]]:
-    """The entries with equal conditional creates merged, and the place of each given entry among them.
+    """The entries with those of one key merged, and the place of each given entry among them.
 
     Two creates with one ``ifNoneExist`` would find nothing both and make two resources; references to the second's
-    ``urn:uuid`` then point to the first.
+    ``urn:uuid`` then point to the first. A transaction with two updates of one resource is refused by every server;
+    raises ``Reject`` if they differ, as nobody could say which is meant.
     """
     kept: list[Entry] = []
     places: list[int] = []
-    place_of: dict[tuple[str, str], int] = {}
+    place_of: dict[Key, int] = {}
     renamed: dict[str, str] = {}
     for entry in entries:
-        request = entry.get("request") or {}
-        key = request.get("url", ""), request.get("ifNoneExist", "")
-        if key[1] and key in place_of:
-            first = kept[place_of[key]]
-            if entry.get("fullUrl") and first.get("fullUrl"):
-                renamed[entry["fullUrl"]] = first["fullUrl"]
-        else:
-            place_of[key] = len(kept)
+        place = place_of.setdefault(key, len(kept)) if (key := _key(entry)) else len(kept)
+        if place == len(kept):
             kept.append(entry)
-        places.append(place_of[key])
+        else:
+            renamed |= _renaming(entry, kept[place])
+        places.append(place)
     return (_renamed(kept, renamed) if renamed else kept), places
+
+
+def _key(entry: Entry) -> Key | None:
+    """What makes two entries mean the same resource, None where nothing can."""
+    request = entry.get("request") or {}
+    method, url, condition = (request.get(name) or "" for name in ("method", "url", "ifNoneExist"))
+    return (method, url, condition) if method == "PUT" or (method == "POST" and condition) else None
+
+
+def _renaming(entry: Entry, first: Entry) -> dict[str, str]:
+    request = entry["request"]
+    if request["method"] == "PUT" and entry != first:
+        raise Reject("two entries of the transaction put something different in one place; make them one")
+    given, kept = entry.get("fullUrl"), first.get("fullUrl")
+    return {given: kept} if given and kept else {}
 
 
 def outcomes(backend: str, answer: Any, expected: int) -> list[EntryOutcome]:
