@@ -20,6 +20,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/running.py
+	$(BIN)/python benchmarks/reads.py
 	$(BIN)/python benchmarks/tokens.py
 
 soak: $(READY)

@@ -45,26 +45,27 @@ Answer = _Kept | Exception
 class _Slot:
     """One id's answer, awaited by any number of threads."""
 
-    __slots__ = ("answer", "id")
+    __slots__ = ("answer", "id", "readers")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.answer: Answer | None = None
+        self.readers: list[_Reader] = []
 
 
 class _Reader:
     """A thread that waits for some slots, or to be called to ask for those that wait; woken alone."""
 
-    __slots__ = ("_slots", "_turn")
+    __slots__ = ("_turn", "missing")
 
     def __init__(self, slots: Iterable[_Slot]) -> None:
-        self._slots = list(slots)
+        self.missing = 0
+        for slot in slots:
+            if slot.answer is None:
+                slot.readers.append(self)
+                self.missing += 1
         self._turn = threading.Lock()
         self._turn.acquire()
-
-    @property
-    def is_done(self) -> bool:
-        return all(slot.answer is not None for slot in self._slots)
 
     def call(self) -> None:
         self._turn.release()
@@ -101,7 +102,7 @@ class Lookups:
         self._memory: OrderedDict[Key, Answer] = OrderedDict()
         self._slots: dict[Key, _Slot] = {}
         self._waiting: defaultdict[str, list[_Slot]] = defaultdict(list)
-        self._readers: defaultdict[str, list[_Reader]] = defaultdict(list)
+        self._readers: defaultdict[str, dict[_Reader, None]] = defaultdict(dict)  # those that sleep, in order
         self._in_flight: Counter[str] = Counter()
         self._batch = _Sizes(most)
 
@@ -123,7 +124,8 @@ class Lookups:
             if fresh:
                 self._drop(type_, wanted)
             slots = {id_: self._slot(type_, id_) for id_ in wanted}
-        while batch := self._wait(type_, slots.values()):
+            reader = _Reader(slots.values())
+        while batch := self._wait(type_, reader):
             self._fly(type_, batch)
         return {id_: _own(slot.answer) for id_, slot in slots.items()}
 
@@ -160,16 +162,15 @@ class Lookups:
             if self._slots.get((type_, id_)) not in self._waiting[type_]:
                 self._slots.pop((type_, id_), None)
 
-    def _wait(self, type_: str, slots: Iterable[_Slot]) -> list[_Slot]:
+    def _wait(self, type_: str, reader: _Reader) -> list[_Slot]:
         """Wait until all slots have answers (then nothing is returned) or it is this thread's turn to ask for some."""
         while True:
-            reader = _Reader(slots)
             with self._lock:
-                if reader.is_done:
+                if not reader.missing:
                     return []
                 if self._may_go(type_):
                     return self._next_batch(type_)
-                self._readers[type_].append(reader)
+                self._readers[type_][reader] = None
             reader.wait()
 
     def _may_go(self, type_: str) -> bool:
@@ -185,16 +186,13 @@ class Lookups:
         return batch
 
     def _call_one(self, type_: str) -> None:
-        """Call a thread to ask for what waits, if that may go; one whose slots wait is always among the readers."""
+        """Call a thread to ask for what waits, if that may go; whose slots wait is asleep, or about to look itself."""
         if self._readers[type_] and self._may_go(type_):
-            self._readers[type_].pop(0).call()
+            self._call(type_, next(iter(self._readers[type_])))
 
-    def _call_done(self, type_: str) -> None:
-        waiting = self._readers[type_]
-        done = [reader for reader in waiting if reader.is_done]
-        if done:
-            self._readers[type_] = [reader for reader in waiting if not reader.is_done]
-        for reader in done:
+    def _call(self, type_: str, reader: _Reader) -> None:
+        if reader in self._readers[type_]:
+            del self._readers[type_][reader]
             reader.call()
 
     def _fly(self, type_: str, batch: list[_Slot]) -> None:
@@ -221,11 +219,14 @@ class Lookups:
                 else:
                     self._waiting[type_].append(slot)
                     self._batch[type_] = min(self._batch[type_], smaller)
-            self._call_done(type_)
             self._call_one(type_)
 
     def _answer(self, key: Key, slot: _Slot, answer: Answer) -> None:
         slot.answer = answer
+        for reader in slot.readers:
+            reader.missing -= 1
+            if not reader.missing:
+                self._call(key[0], reader)
         if self._slots.get(key) is not slot:
             return  # written or asked for afresh meanwhile
         del self._slots[key]

@@ -60,7 +60,7 @@ def search_call(type_: str, query: list[Parameter]) -> Call:
 
 def is_posted(query: list[Parameter]) -> bool:
     """Whether a search goes by POST: because it is long, or would put personal data into a URL."""
-    return any(map(_is_personal, _names(query))) or len(urlencode(query)) > _LONGEST_QUERY
+    return any(map(_is_personal, _names(query))) or len(urlencode(query, safe=",")) > _LONGEST_QUERY
 
 
 def filters(query: Iterable[Parameter]) -> set[str]:
