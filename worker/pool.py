@@ -198,17 +198,25 @@ class Pool:
     def _take(self) -> tuple[_Stream[Any, Any], _Chunk, Sequence[Any]] | None:
         with self._lock:
             while not self._closed:
-                for _ in range(len(self._streams)):
-                    self._streams.rotate(-1)
-                    stream = self._streams[-1]
-                    if stream.ready:
-                        stream.active += 1
-                        taken = stream.todo.popleft()
-                        if stream.todo and not stream.quick:
-                            self._ready.notify()
-                        return stream, *taken
+                if stream := self._next():
+                    stream.active += 1
+                    taken = stream.todo.popleft()
+                    if stream.todo and not stream.quick:
+                        self._ready.notify()
+                    return stream, *taken
                 self._ready.wait()
         return None
+
+    def _next(self) -> _Stream[Any, Any] | None:
+        """Of the streams with work, the one that has the fewest threads, and of those the one that waited longest.
+
+        Rows that all wait for one slow backend would take thread after thread if the streams only took turns.
+        """
+        found = min((stream for stream in self._streams if stream.ready), key=_threads, default=None)
+        if found is not None and len(self._streams) > 1:
+            self._streams.remove(found)
+            self._streams.append(found)
+        return found
 
     def _work_off(self, stream: _Stream[Any, Any], chunk: _Chunk, items: Sequence[Any]) -> None:
         begun, seconds, done = time.perf_counter(), 0.0, 0
@@ -251,3 +259,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _threads(stream: _Stream[Any, Any]) -> int:
+    return stream.active

@@ -239,6 +239,27 @@ def test_streams_take_turns(opened):
     assert "small" not in order[8:]
 
 
+def test_rows_that_wait_for_a_slow_backend_do_not_take_thread_after_thread_from_the_others(opened):
+    pool, full, one, all_ = opened(4), threading.Barrier(5), threading.Semaphore(0), threading.Event()
+    waiting = count()
+
+    def wait(item):
+        if next(waiting) < 4:
+            full.wait(SECONDS)
+        return one.acquire(timeout=SECONDS)
+
+    def others():
+        full.wait(SECONDS)
+        threading.Timer(0.05, one.release).start()  # one of the four comes free, when the others' rows are there
+        assert len(list(chain.from_iterable(pool.run(str, [range(3)], limit=4)))) == 3
+        all_.set()
+        for _ in range(40):
+            one.release()
+
+    together(lambda: list(pool.run(wait, [range(40)], limit=40)), others)
+    assert all_.is_set()
+
+
 def test_whoever_stops_listening_waits_for_what_is_under_way_and_begins_nothing_new(opened):
     pool, begun, done = opened(2), [], []
 

@@ -12,7 +12,7 @@ from worker.backends.window import Window
 from worker.errors import BackendError, LeftAlone, Stopping, Unavailable
 from worker.records import Pause
 
-LONGEST_WAIT = 300.0
+LONGEST_WAIT = 30.0
 """Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
 
 _LOOK_FOR_STOP = 0.2
