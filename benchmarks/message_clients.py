@@ -1,15 +1,19 @@
 """Answers requests from one queue on another, without work: run by messages.py, ended by a signal.
 
-    message_clients.py raw|broker URL
+    message_clients.py raw|broker|worker URL
 
 ``raw`` is pika's SelectConnection and as little as can be beside it: pipelined confirms, one multiple ack for what is
-confirmed. ``broker`` is what the worker has, without the worker.
+confirmed. ``broker`` is what the worker has, without the worker, and ``worker`` is the worker with a job that
+gives back what it gets.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 REQUESTS, REPLIES, PREFETCH = "requests", "replies", 300
 
@@ -69,5 +73,23 @@ def broker(url: str) -> None:
     signal.pause()
 
 
+ECHO = f"""
+from worker import job
+
+@job(queue="{REQUESTS}", prefetch={PREFETCH})
+def echo(row, ctx):
+    return dict(row)
+"""
+
+
+def worker(url: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="longshore-bench-"))  # which messages.py removes with all that is in it
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "echo.py").write_text(ECHO)
+    (folder / "longshore.toml").write_text(f'[worker]\nlog_level = "warning"\n[amqp]\nurl = "{url}"\n')
+    os.chdir(folder)
+    os.execv(sys.executable, [sys.executable, "-m", "worker", "run"])
+
+
 if __name__ == "__main__":
-    {"raw": raw, "broker": broker}[sys.argv[1]](sys.argv[2])
+    {"raw": raw, "broker": broker, "worker": worker}[sys.argv[1]](sys.argv[2])

@@ -9,10 +9,11 @@ clients take turns; a round is from the first reply in its queue to the last. Ne
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,12 +54,14 @@ def depth(channel: BlockingChannel, queue: str) -> int:
 @contextmanager
 def client(name: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """One that answers, until the end of the block."""
-    process = subprocess.Popen([sys.executable, str(CLIENTS), name, url], stderr=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    with tempfile.TemporaryDirectory(prefix="longshore-bench-") as folder:
+        command = [sys.executable, str(CLIENTS), name, url]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": folder})
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def rate(broker: RabbitMQ, name: str, count: int) -> float:
@@ -89,7 +92,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--messages", type=int, default=20_000)
-    arguments.add_argument("--clients", nargs="+", default=["raw", "broker"])
+    arguments.add_argument("--clients", nargs="+", default=["raw", "broker", "worker"])
     options = arguments.parse_args()
     rates: dict[str, list[float]] = {name: [] for name in options.clients}
     with rabbitmq() as broker:
