@@ -33,11 +33,14 @@ MAKE_VHOSTS = """
 
 
 @contextlib.contextmanager
-def rabbitmq(**settings):
-    """A running broker; ``settings`` are lines of rabbitmq.conf, with ``__`` for a dot."""
+def rabbitmq(tls=None, **settings):
+    """A running broker; ``settings`` are lines of rabbitmq.conf, with ``__`` for a dot.
+
+    ``tls``: an authority's file and a pair of files of the broker's own, to speak TLS with clients of that authority.
+    """
     # Not below pytest's own folder, which nobody else may enter.
     with tempfile.TemporaryDirectory(prefix="longshore-rabbitmq-", ignore_cleanup_errors=True) as folder:
-        broker = RabbitMQ(Path(folder), settings)
+        broker = RabbitMQ(Path(folder), settings, tls)
         try:
             broker.start()
             yield broker
@@ -51,7 +54,7 @@ class RabbitMQ:
     A quorum queue that was declared less than ``SETTLE_SECONDS`` ago does not survive a ``kill``.
     """
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder, settings, tls):
         self._folder = folder
         self._programs = _programs()
         self._numbers = itertools.count(1)
@@ -59,10 +62,19 @@ class RabbitMQ:
         self._vhosts = []
         self.vhost = "/"  # the one that was made last
         self._log = folder / "log.txt"
-        self.port, self._distribution, self._mapper_port = free_ports(3)
+        self.port, self.tls_port, self._distribution, self._mapper_port = free_ports(4)
         self._node = f"longshore-{secrets.token_hex(4)}@localhost"
-        self._configure(settings)
+        self._configure({**self._secured(tls), **settings} if tls else settings)
         self._mapper = self._start("epmd", "-port", self._mapper_port, "-address", "127.0.0.1")
+
+    def _secured(self, tls):
+        ca_file, pair = tls
+        named = {"cacertfile": ca_file, "certfile": pair.certificate, "keyfile": pair.key}
+        for name, file in named.items():
+            shutil.copy(file, self._folder / name)
+        options = {f"ssl_options__{name}": self._folder / name for name in named}
+        asking = {"ssl_options__verify": "verify_peer", "ssl_options__fail_if_no_peer_cert": "true"}
+        return {"listeners__ssl__1": f"127.0.0.1:{self.tls_port}", **options, **asking}
 
     def _configure(self, settings):
         lines = {
@@ -121,6 +133,14 @@ class RabbitMQ:
 
     def url(self, vhost="%2F", user=USER, password=PASSWORD):
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
+
+    def tls_url(self):
+        return f"amqps://{USER}:{PASSWORD}@127.0.0.1:{self.tls_port}/"
+
+    @property
+    def group(self):
+        """The process group of the server and what it started."""
+        return self._server.pid
 
     def new_vhost(self):
         """The URL of an empty virtual host: as good as a broker of its own."""

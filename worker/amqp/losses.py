@@ -36,7 +36,7 @@ def translated(error: BaseException) -> Exception:
         case exceptions.AMQPHeartbeatTimeout():
             return Lost("the broker has gone silent")
         case exceptions.IncompatibleProtocolError():
-            return Lost("what answers there does not speak AMQP 0-9-1")
+            return Lost("what answers there speaks no AMQP 0-9-1, or does not take our certificate")
     return Lost(_system_reason(error))
 
 
