@@ -131,6 +131,8 @@ class FakeFhir(FakeRest):
         try:
             if not path:
                 return Answer(200, self._bundle(request.json))
+            if path == "metadata":
+                return Answer(200, {"resourceType": "CapabilityStatement"})
             reply = self._interactions.perform("GET" if is_search else request.method, path, asked)
         except Failure as failure:
             return Answer(failure.code or 500, outcome(failure))

@@ -2,7 +2,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from fake_backend import answer, opened_fhir
+from fake_backend import BASE, answer, opened_fhir
 from fhir.resources.R4B.practitioner import Practitioner
 
 from worker.errors import DeliveryError, Refused, Reject, Unauthorized, Unavailable
@@ -120,12 +120,42 @@ def test_a_transient_outcome_is_an_outage(code, status):
 
 
 def test_a_create_is_validated_before_anything_is_sent():
-    ehr = opened_fhir([])
+    ehr = opened_fhir([statement("4.0.1")])
     with pytest.raises(Reject, match=r"not valid R4: .*birthDate: ") as caught:
         ehr.at().create({**PRACTITIONER, "birthDate": "secret"})
     assert "secret" not in str(caught.value)
     with pytest.raises(Reject, match="'Practicioner' is not a resource type of FHIR R4"):
         ehr.at().create({"resourceType": "Practicioner"})
+    assert ehr.transport.urls == ["/metadata"]
+
+
+def test_what_is_valid_in_the_servers_version_only_is_no_rows_fault():
+    with pytest.raises(DeliveryError, match=r"speaks FHIR 5.0.0, not R4"):
+        opened_fhir([statement("5.0.0")]).at().create({"resourceType": "Transport"})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (answer(status=201, Location=f"{BASE}/Practitioner/7/_history/2"), {"id": "7", "meta": {"versionId": "2"}}),
+        (answer(status=201, Location="Practitioner/7", ETag='W/"3"'), {"id": "7", "meta": {"versionId": "3"}}),
+        (answer(outcome("information", "informational"), 201, Location="Practitioner/7"), {"id": "7"}),
+        (answer(status=201, Location="elsewhere?x=1"), {}),
+        (answer(status=201), {}),
+    ],
+)
+def test_a_server_that_does_not_show_what_it_created_tells_at_least_which_one(said, expected):
+    assert opened_fhir([said]).at().create({"resourceType": "Practitioner"}) == {
+        "resourceType": "Practitioner",
+        **expected,
+    }
+
+
+def test_a_server_that_does_not_show_what_it_changed_tells_at_least_the_version():
+    ehr = opened_fhir([answer(status=200, ETag='W/"5"'), answer(status=204)])
+    changed = {"resourceType": "Practitioner", "id": "1"}
+    assert ehr.at().update(PRACTITIONER) == {**changed, "meta": {"versionId": "5"}}
+    assert ehr.at().patch("Practitioner", "1", []) == changed
 
 
 def test_a_create_is_conditional_where_the_job_says_so_and_carries_a_key():
@@ -296,7 +326,7 @@ def test_a_batch_entry_that_is_not_valid_is_rejected_before_anything_is_sent():
     wrong = creation("Patient", 1)
     wrong["resource"]["gender"] = 1
     with pytest.raises(Reject, match="gender"):
-        opened_fhir([]).at().batch([wrong])
+        opened_fhir([statement("4.0.1")]).at().batch([wrong])
 
 
 def test_check_compares_the_servers_version_with_the_configured_one():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, overload
 from urllib.parse import urlencode
 
-import requests
 from pydantic import BaseModel
 
 from worker import exact_json
@@ -24,11 +23,11 @@ from worker.backends.page import Resource
 from worker.backends.pages import SearchSet
 from worker.backends.search import parameters
 from worker.backends.statement import Statement
+from worker.backends.written import Reader, Written
 from worker.errors import DeliveryError, Refused, Reject
 from worker.records import Meter, RowKey
 
 Model = TypeVar("Model", bound=BaseModel)
-Reader = Callable[[str, requests.Response], Any]
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
@@ -81,12 +80,11 @@ class Fhir:
         name = _type_name(type_)
         answers = self._session.lookups.read(name, [_checked_id(name, id_) for id_ in ids])
         errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
-        missing = [error for error in errors if isinstance(error, Refused) and error.status in (404, 410)]
-        if len(errors) > len(missing):
-            raise next(error for error in errors if error not in missing)
-        if missing and not missing_ok:
-            places = ", ".join(str(place) for place, answer in enumerate(answers.values(), 1) if answer in missing)
-            what = f"{len(missing)} of {len(answers)} {name} are missing: number {places} of those asked for"
+        if other := next((error for error in errors if not _is_missing(error)), None):
+            raise other
+        if errors and not missing_ok:
+            places = ", ".join(str(place) for place, answer in enumerate(answers.values(), 1) if _is_missing(answer))
+            what = f"{len(errors)} of {len(answers)} {name} are missing: number {places} of those asked for"
             raise Refused(self._session.backend, what, 404)
         found = {id_: answer for id_, answer in answers.items() if not isinstance(answer, Exception)}
         return {id_: self._as_asked(type_, answer) for id_, answer in found.items()}
@@ -96,7 +94,7 @@ class Fhir:
         return SearchSet(self._session.caller, _type_name(type_))
 
     def create(self, resource_: Any, *, if_none_exist: Mapping[str, Any] | None = None) -> Any:
-        """Create a resource and return it as the server keeps it.
+        """Create a resource and return it as the server keeps it; where it shows nothing, a dict with type and id.
 
         ``if_none_exist`` holds the search criteria that find it if it is there already: only then is it created once
         for certain, since FHIR servers do not have to know the ``Idempotency-Key`` that is always sent. Without it, a
@@ -108,7 +106,7 @@ class Fhir:
         if found := given or repeats.criteria(sent):
             conditional = replace(call, headers={**call.headers, "If-None-Exist": found})
             call = conditional if given else replace(call, again=lambda: conditional)
-        return self._write(call, resource, "several resources match if_none_exist")
+        return self._write(call, Written(sent["resourceType"]), "several resources match if_none_exist")
 
     def update(self, resource_: Any, *, if_match: str | None = None) -> Any:
         """Put a resource in the place of the one with its id; ``if_match`` is the version that may be replaced.
@@ -118,15 +116,16 @@ class Fhir:
         sent = self._valid(resource_)
         type_, id_ = sent["resourceType"], str(sent.get("id", ""))
         call = self._call("PUT", f"{type_}/{_checked_id(type_, id_)}", sent, _if_match(if_match))
-        return self._write(call, _replaced if if_match else resource)
+        return self._write(call, Written(type_, id_, replaces=bool(if_match)))
 
     def patch(
         self, type_: Any, id: str, operations: Sequence[Mapping[str, Any]], *, if_match: str | None = None
     ) -> Any:
-        """Change parts of a resource by JSON Patch (RFC 6902)."""
+        """Change parts of a resource by JSON Patch (RFC 6902), and return it as the server keeps it."""
         name = _type_name(type_)
         headers = {"Idempotency-Key": self._key.next(), "Content-Type": _JSON_PATCH, **_if_match(if_match)}
-        return self._write(self._call("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers))
+        call = self._call("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers)
+        return self._write(call, Written(name, id))
 
     def delete(self, type_: Any, id: str) -> None:
         """Delete a resource; one that is not there is as good as deleted."""
@@ -162,6 +161,7 @@ class Fhir:
     def _valid(self, resource_: Any) -> Resource:
         plain = models.as_dict(resource_)
         if wrong := models.problems(self._session.version, plain):
+            self._session.refuse_another_version()
             more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
             raise Reject(f"the resource is not valid {self._session.version}: {'; '.join(wrong[:3])}{more}")
         return dict(plain)
@@ -275,14 +275,11 @@ def _checked_id(type_: str, id_: str) -> str:
     return id_
 
 
+def _is_missing(answer: Any) -> bool:
+    return isinstance(answer, Refused) and answer.status in (404, 410)
+
+
 def _if_match(version: str | None) -> dict[str, str]:
     if version is None:
         return {}
     return {"If-Match": version if version.startswith("W/") else f'W/"{version}"'}
-
-
-def _replaced(backend: str, response: requests.Response) -> Any:
-    """What was put where a version was asked for; HAPI ignores that for an id that it does not have, and creates it."""
-    if response.status_code == 201:
-        raise Refused(backend, "version conflict: nothing was there to be replaced, and the backend created it", 201)
-    return resource(backend, response)
