@@ -69,8 +69,9 @@ def test_what_is_not_valid_because_the_server_speaks_another_version_is_no_rows_
     assert ehr.calls == 3
 
 
-def test_a_server_may_keep_its_statement_to_itself():
-    ehr = opened_fhir([answer(status=422), answer(status=403), answer(status=422)])
+@pytest.mark.parametrize("said", [answer(status=403), answer(status=500), answer("<html>", Content_Type="text/html")])
+def test_a_server_that_keeps_its_statement_to_itself_is_asked_for_it_once(said):
+    ehr = opened_fhir([answer(status=422), said, answer(status=422)], retries=0)
     for _ in range(2):
         with pytest.raises(Refused, match="answered 422"):
             ehr.at().create(PRACTITIONER)

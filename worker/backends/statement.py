@@ -6,7 +6,7 @@ import threading
 
 from worker.backends.answers import resource
 from worker.backends.calls import Call, Caller
-from worker.errors import Refused, Unauthorized
+from worker.errors import BackendError
 
 _RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
 
@@ -41,6 +41,6 @@ class Statement:
     def _asked(self, caller: Caller) -> str:
         try:
             return self.ask(caller)
-        except (Refused, Unauthorized):
-            self._release = ""  # a server may keep its statement to itself
+        except BackendError:
+            self._release = ""  # it is a second opinion: that there is none must neither hide nor delay the first
             return ""
