@@ -41,6 +41,11 @@ class Gate:
         with self._lock:
             self._faults.extend([Fault(status, headers or {}, route)] * times)
 
+    def heal(self) -> None:
+        """Answer as it should again."""
+        with self._lock:
+            self._faults.clear()
+
     def counts(self) -> dict[str, int]:
         """Requests up to now by route, those that were failed too."""
         with self._lock:

@@ -143,6 +143,10 @@ class Sandbox:
         """Let a server answer its next requests (of one route, or any) with a failure."""
         self._gates[app].fail(times, status, headers, route)
 
+    def heal(self, app: Name) -> None:
+        """Let a server answer as it should again."""
+        self._gates[app].heal()
+
     def revoke_tokens(self) -> None:
         """Make every token issued so far invalid, at once and everywhere."""
         self._mint.revoke()
