@@ -13,12 +13,12 @@ from typing import Self
 class OrderServer:
     """POST /orders answers with the order's number, the same for the same ``Idempotency-Key``."""
 
-    def __init__(self, *, delay: float) -> None:
+    def __init__(self, *, delay: float, port: int = 0) -> None:
         self.orders: dict[str, str] = {}  # Idempotency-Key -> the client's number in the request
         self.times_sent: Counter[str] = Counter()
         self.first_order = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(delay))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler(delay))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 

@@ -10,8 +10,8 @@ _ids = count(1)
 DAY = 24 * 3600
 
 
-def claim(key="one", sha256="ab" * 32, **changes):
-    return Claim("orders", key, f"{next(_ids):016x}", "order", sha256, 12, **changes)
+def claim(key="one", sha256="ab" * 32, *, delivery="", **changes):
+    return Claim("orders", key, delivery or f"{next(_ids):016x}", "order", sha256, 12, **changes)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_a_dead_worker_was_at_is_a_suspect_until_somebody_takes_it_alone_an
     one, two, three = (opened(owner) for owner in ("first", "second", "third"))
     first = say(claim(), by=one)
     assert say(claim(), by=two, gone=["first"]).verdict == "suspect"
-    taken = say(claim(alone=True), by=two, gone=["first"])
+    taken = say(claim(alone=True, delivery=first.delivery), by=two, gone=["first"])
     assert (taken.verdict, taken.delivery) == ("ours", first.delivery)
     assert (taken.attempts, taken.deaths) == (2, 1)
     again = say(claim(alone=True), by=three, gone=["first", "second"])

@@ -152,7 +152,7 @@ class Messages:
                 yield from (((row.queue, row.key), row) for row in connection.execute(self._find, batch))
 
     def _judge(self, connection: sa.Connection, claim: Claim, row: Any, gone: Callable[[str], bool]) -> Standing:
-        if row.delivery == claim.delivery and row.attempts == 1 and row.state == "running":
+        if (row.delivery, row.owner, row.attempts, row.state) == (claim.delivery, self._owner, 1, "running"):
             return Standing("ours", row.delivery)
         old = row.stale and row.state != "running"
         if row.sha256 != claim.sha256 and not old:

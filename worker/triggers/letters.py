@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.amqp import ATTEMPTS, Message, Outgoing
-from worker.errors import DeliveryError, LeftAlone, Unavailable
+from worker.errors import DeliveryError, LeftAlone, ServerFault, Unavailable
 from worker.records import Reply
 
 NOT_BEFORE = "x-longshore-not-before"  # seconds since 1970
+FAULTS = "x-longshore-faults"  # how many tries in a row have ended in a ``ServerFault``
 UNROUTABLE = "x-longshore-unroutable"  # how often its reply could not be sent
 LONGEST_WAIT = 30  # seconds in a retry queue; a longer wait takes several turns
 GROWTH = 4
@@ -73,7 +74,9 @@ class Again:
         tried = not isinstance(error, LeftAlone)
         wait = self._waits[min(message.attempts, len(self._waits) - 1)] if tried or not asked else 0
         until = {NOT_BEFORE: int(self._clock() + asked + 1)} if asked and asked > wait else {}
-        return self._send(message, message_id, max(wait, asked or 0), {ATTEMPTS: message.attempts + tried, **until})
+        faults = (header(message, FAULTS) + 1) * isinstance(error, ServerFault) if tried else header(message, FAULTS)
+        counted = {ATTEMPTS: message.attempts + tried, FAULTS: faults}
+        return self._send(message, message_id, max(wait, asked or 0), counted | until)
 
     def unroutable(self, message: Message, message_id: str, times: int) -> Outgoing:
         """Once more, as nobody takes its reply."""

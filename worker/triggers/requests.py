@@ -18,7 +18,7 @@ from worker.errors import DeliveryError
 from worker.ledger import Claim, Note
 from worker.records import Delivery, Input
 from worker.triggers.bodies import Body
-from worker.triggers.letters import Again, delays
+from worker.triggers.letters import FAULTS, Again, delays, header
 
 DEATHS = 5  # of workers while they ran a message, after which it is not run again
 SMALL_BYTES = 128 * 1024  # an object of up to this size is read by the thread that runs it
@@ -154,6 +154,7 @@ class Request:
             settle=lambda error: settle(delivery, error),
             job=self.consumed.job.name,
             key=self.calls_key,
+            faults=header(message, FAULTS),
         )
         return delivery
 

@@ -1,0 +1,280 @@
+"""Everything that may befall messages, brokers and workers, each for real; afterwards, every message has one reply."""
+
+import json
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+from acceptance.order_server import OrderServer
+from message_worker import Asker, MessageWorker, stopped, wait_for
+from servers.programs import free_ports
+from servers.rabbitmq import SETTLE_SECONDS
+
+MESSAGES = 80
+THREADS = 16
+
+
+@pytest.fixture
+def orders():
+    with OrderServer(delay=0.03) as server:
+        yield server
+
+
+@pytest.fixture
+def asker(broker_url):
+    asker = Asker(broker_url)
+    asker.declare("replies", "orders")
+    return asker
+
+
+@pytest.fixture
+def worker(tmp_path, broker_url, orders):
+    return lambda **options: MessageWorker(tmp_path / "project", broker_url, orders.url, **options)
+
+
+def clients(number=MESSAGES, first=1000):
+    """Requests whose job makes a call each."""
+    return [{"client": f"{client}0"} for client in range(first, first + number)]
+
+
+def check_calls(orders, *, repeated=0):
+    """Each request was made with a key of its own, and no more than so many were made twice."""
+    assert len(orders.orders) == len(set(orders.orders.values()))
+    assert orders.times_sent.total() - len(orders.times_sent) <= repeated
+
+
+def check_queues(asker, *, dead=0):
+    lengths = {queue: asker.length(queue) for queue in ("orders", "orders.dead", "replies")}
+    assert lengths == {"orders": 0, "orders.dead": dead, "replies": 0}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worker, asker, orders, workers):
+    project = worker()
+    asker.ask(*clients())
+    with ExitStack() as others, project.running("killed") as process:
+        if workers == 2:
+            others.enter_context(project.running("other"))
+        wait_for(lambda: orders.times_sent.total() > 20, process)
+        process.kill()
+        process.wait()
+        with project.running("next") as process:
+            wait_for(asker.all_answered, process)
+            assert stopped(process) == 0
+    asker.check()
+    check_calls(orders, repeated=THREADS)
+    check_queues(asker)
+
+
+def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server):
+    asker.ask(*clients())
+    with worker().running() as process:
+        for calls in (10, 30, 50):
+            wait_for(lambda calls=calls: orders.times_sent.total() > calls, process)
+            rabbitmq_server.close_connections()
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for_and_one_that_is_killed_makes_no_call_twice(
+    own_rabbitmq, tmp_path, orders
+):
+    asker = Asker(own_rabbitmq.url())
+    project = MessageWorker(tmp_path / "project", own_rabbitmq.url(), orders.url)
+    with project.running(), project.running("second"):
+        wait_for(lambda: "queue consumed" in project.log("second"))
+    asker.declare("replies")
+    time.sleep(SETTLE_SECONDS)
+    own_rabbitmq.stop()
+    with project.running(ready="worker started") as process:
+        own_rabbitmq.start()
+        asker.ask(*clients())
+        wait_for(lambda: orders.times_sent.total() > 20, process)
+        own_rabbitmq.kill()
+        own_rabbitmq.start()
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_stopped_worker_finishes_what_it_has_begun_and_leaves_the_rest_in_the_queue(worker, asker, orders):
+    project = worker()
+    asker.ask(*clients())
+    with project.running() as process:
+        wait_for(lambda: orders.times_sent.total() > 20, process)
+        assert stopped(process) == 0
+    asker.collect()
+    assert len(asker.answers) == orders.times_sent.total()
+    assert len(asker.answers) + asker.length("orders") == MESSAGES
+    with project.running("next") as process:
+        wait_for(asker.all_answered, process)
+    asker.check()
+    check_calls(orders)
+
+
+def test_an_outage_of_a_backend_is_waited_for_and_makes_no_dead_letters(tmp_path, broker_url, asker):
+    (port,) = free_ports(1)
+    project = MessageWorker(tmp_path / "project", broker_url, f"http://127.0.0.1:{port}")
+    asker.ask(*clients(10))
+    with project.running() as process:
+        wait_for(lambda: asker.length("orders.retry.4"), process)
+        with OrderServer(delay=0, port=port) as orders:
+            wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_message_is_given_up_after_max_attempts_where_the_job_says_so(tmp_path, broker_url, asker):
+    (port,) = free_ports(1)
+    project = MessageWorker(tmp_path / "project", broker_url, f"http://127.0.0.1:{port}", options="max_attempts=2")
+    asker.ask({"client": "1"})
+    with project.running() as process:
+        wait_for(lambda: asker.length("orders.dead"), process)
+    ((_, properties, body),) = asker.drain("orders.dead")
+    assert properties.headers["x-longshore-error"] in ("Unavailable", "LeftAlone")
+    assert json.loads(body) == {"client": "1"}
+
+
+def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, orders):
+    project = worker(options="max_attempts=2")
+    innocent = clients(30)
+    asker.ask(*innocent[:15], {"client": "poison"}, *innocent[15:])
+    asker.asked.discard("request-15")
+    deaths = 0
+    while not deaths or not asker.all_answered() or not asker.length("orders.dead"):
+        assert deaths < 4
+        with project.running(ready="") as process:
+            wait_for(lambda: process.poll() is not None or (asker.all_answered() and asker.length("orders.dead")))
+            deaths += process.poll() is not None
+    ((_, properties, body),) = asker.drain("orders.dead")
+    assert json.loads(body) == {"client": "poison"}
+    assert "died 2 times" in properties.headers["x-longshore-detail"]
+    assert deaths == 2
+    asker.check()
+    check_calls(orders, repeated=THREADS * deaths)
+
+
+def test_replies_that_a_full_queue_refuses_are_sent_until_there_is_room(worker, asker, orders):
+    with asker.channel() as channel:
+        channel.queue_delete("replies")
+        full = {"x-max-length": 5, "x-overflow": "reject-publish"}
+        channel.queue_declare("replies", durable=True, arguments=full)
+    asker.ask(*clients(30))
+    with worker().running() as process:
+        wait_for(lambda: orders.times_sent.total() == 30, process)
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_broker_in_need_blocks_replies_only_for_as_long_as_it_takes(worker, asker, orders, rabbitmq_server):
+    asker.ask(*clients())
+    with worker().running() as process:
+        wait_for(lambda: orders.times_sent.total() > 10, process)
+        with rabbitmq_server.alarm():
+            wait_for(lambda: orders.times_sent.total() == MESSAGES, process)
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_queue_that_is_deleted_is_declared_again_and_a_reply_queue_that_is_gone_makes_dead_letters(
+    worker, asker, orders
+):
+    project = worker()
+    with project.running() as process:
+        with asker.channel() as channel:
+            channel.queue_delete("orders")
+        wait_for(lambda: project.log().count("queue consumed") == 2, process)
+        with asker.channel() as channel:
+            channel.queue_delete("replies")
+        asker.ask(*clients(10))
+        wait_for(lambda: asker.length("orders.dead") == 10, process)
+        asker.declare()
+        assert stopped(process) == 0
+    check_calls(orders)
+    check_queues(asker, dead=10)
+    reasons = Counter(properties.headers["x-longshore-error"] for _, properties, _ in asker.drain("orders.dead"))
+    assert reasons == {"Unroutable": 10}
+
+
+@pytest.fixture
+def impatient(rabbitmq_server):
+    """A broker that closes the channel of a message that is not acked for some seconds."""
+    patience = (
+        "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})."
+    )
+    rabbitmq_server.ctl("eval", patience.format(2_000, 1_000))
+    yield
+    rabbitmq_server.ctl("eval", patience.format(1_800_000, 60_000))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_job_that_outlives_heartbeats_and_the_brokers_patience_is_joined_by_the_redelivery(
+    tmp_path, broker_url, asker
+):
+    with OrderServer(delay=9) as orders:
+        project = MessageWorker(tmp_path / "project", broker_url, orders.url)
+        asker.ask({"client": "1"})
+        with project.running() as process:
+            wait_for(asker.all_answered, process)
+            assert project.log().count("queue consumed") > 1
+            assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_message_of_many_rows_goes_on_with_the_rows_that_it_has(worker, asker, orders):
+    project = worker()
+    table = "client\n" + "".join(f"{number}0\n" for number in range(1000, 1400))
+    (request,) = asker.ask(table.encode(), content_type="text/csv")
+    with project.running() as process:
+        wait_for(lambda: orders.times_sent.total() > 100, process)
+        process.kill()
+        process.wait()
+    with project.running("next") as process:
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders, repeated=THREADS)
+    rows = asker.answers[request][0][2].decode().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [f"{number}0" for number in range(1000, 1400)]
+    assert list((project.folder / ".longshore" / "work").iterdir()) == []
+    check_queues(asker)
+
+
+def test_a_double_that_two_workers_get_is_run_by_one_and_answered_by_both(worker, asker, orders):
+    project = worker()
+    for number in range(20):
+        asker.ask({"client": f"{number}0"}, message_id=f"double-{number}", correlation_id=f"{number}-first")
+        asker.ask({"client": f"{number}0"}, message_id=f"double-{number}", correlation_id=f"{number}-second")
+    with project.running("one") as one, project.running("two"):
+        wait_for(lambda: len(asker.collect().answers) == 40, one)
+    check_calls(orders)
+    for number in range(20):
+        first, second = (asker.answers[f"{number}-{which}"][0] for which in ("first", "second"))
+        assert first[:3] == second[:3]
+
+
+def test_run_once_empties_the_queues_and_ends(worker, asker, orders):
+    project = worker()
+    asker.ask(*clients(20))
+    assert project.run_once()[0] == 0
+    asker.check()
+    asker.ask({"client": "useless"})
+    code, said = project.run_once()
+    assert (code, "1 delivery failed" in said) == (1, True)
+    check_queues(asker, dead=1)
