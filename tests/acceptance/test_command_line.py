@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.ledger import Claim, Ledger, Note
 from worker.sandbox import DEFAULT_PORTS, Addresses
 
 
@@ -346,6 +347,16 @@ def test_rejected_rows_are_dropped_into_the_inbox_as_a_delivery_of_their_own(lon
     assert longshore("run", "--once", cwd=project).returncode == 0
     (second,) = [manifest for manifest in manifests(project) if manifest["delivery"] != done["delivery"]]
     assert (second["source"], second["rows_in"]) == (name, done["rejected"])
+
+
+def test_a_failed_message_is_not_looked_for_among_the_files(longshore, project):
+    (project / ".longshore").mkdir()
+    with contextlib.closing(Ledger(f"sqlite:///{project}/.longshore/state.db", owner="a-worker")) as ledger:
+        claim = Claim("clients.summary", "message-1", "0123456789abcdef", "client_summary", "00" * 32, 2)
+        ledger.messages.record([claim], [], lambda _owner: False)
+        ledger.messages.record([], [Note(claim.queue, claim.key, attempts=1, end="failed")], lambda _owner: False)
+    retried = longshore("retry", claim.delivery, cwd=project)
+    assert (retried.returncode, "clients.summary.dead" in retried.stderr) == (2, True)
 
 
 def test_a_delivery_without_rejected_rows_has_none_to_retry(longshore, project, samples):

@@ -99,6 +99,9 @@ def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
 
     if entry.state != "failed":
         misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
+    if entry.trigger == "queue":
+        dead = f"it lies in the queue {entry.source}.dead"
+        misused(f"delivery {entry.id} is a message: {dead}; mend the cause, then move it back to {entry.source}")
     if not settlement(entry.trigger, ledger, settings).reopen(entry):
         where = settings.worker.failed
         misused(f"delivery {entry.id}: {entry.source} is no longer in {where}; drop it into the inbox again")
