@@ -9,8 +9,9 @@ import shutil
 import signal
 from itertools import count
 
-from worker import files
+from worker import files, spill
 from worker.ledger import Ledger
+from worker.ledger.schedules import Schedules
 from worker.outputs.part import PartFile
 
 
@@ -74,6 +75,14 @@ POINTS = {
     "put away, not in the ledger": lambda: after(files, "put_away"),
     "half copied to another file system": half_a_copy,
     "copied to another file system, not removed": lambda: after(files, "copy"),
+    "tick half made": lambda: before(Schedules, "_make"),
+    "tick made, not taken": lambda: after(Schedules, "see_to"),
+    "while the source is asked": lambda: before(spill, "line", call=60),
+    "asked, the rows not to be seen yet": lambda: before(files, "publish"),
+    "rows on disk, none of them run": lambda: after(spill.Spill, "write"),
+    "all rows of a tick done, nothing published": lambda: before(files, "publish", call=2),
+    "results of a tick published": lambda: after(files, "publish", call=2),
+    "tick in the ledger, not put away": lambda: before(Ledger, "put_away"),
     "failed, without its reason": lambda: before(files, "write"),
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
 }
