@@ -176,12 +176,26 @@ def test_a_resource_is_asked_for_once_and_afresh_where_wanted():
     assert ehr.calls == 2
 
 
-def test_what_is_remembered_is_bounded():
+@pytest.mark.parametrize("answered", [{"text": "x" * 2000}, Refused("ehr", "has none", 404)])
+def test_what_is_remembered_is_bounded_by_its_size(answered):
     asked = []
-    lookups = Lookups(lambda _, ids: asked.append(ids) or {id_: {} for id_ in ids}, remembered=2)
+    most = 2 * 3500 if isinstance(answered, dict) else 2 * 1000
+    lookups = Lookups(lambda _, ids: asked.append(ids) or dict.fromkeys(ids, answered), most_bytes=most)
     for id_ in ["a", "b", "c", "c", "b", "a"]:
         lookups.read("Patient", [id_])
     assert asked == [["a"], ["b"], ["c"], ["a"]]
+
+
+def test_what_was_forgotten_takes_no_room():
+    asked = []
+    lookups = Lookups(lambda _, ids: asked.append(ids) or {id_: {} for id_ in ids}, most_bytes=2 * 1100)
+    for forget in [lambda: lookups.forget("Patient", "a"), lookups.forget_all] * 3:
+        lookups.read("Patient", ["a"])
+        forget()
+    asked.clear()
+    for id_ in ["a", "b", "a", "b"]:
+        lookups.read("Patient", [id_])
+    assert asked == [["a"], ["b"]]
 
 
 class Gate:

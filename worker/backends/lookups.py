@@ -14,7 +14,10 @@ from worker.errors import Refused
 MOST_IDS = 50
 """How many ids one request asks for."""
 
-_REMEMBERED = 10_000
+MOST_BYTES = 64 * 2**20
+"""How much is remembered; then the answer that was wanted last longest ago is dropped."""
+
+_OVERHEAD = 1000  # bytes, of an answer's key and place
 _GONE = frozenset({404, 410})
 
 Found = Mapping[str, Any]
@@ -28,10 +31,11 @@ Failure = TypeVar("Failure", bound=BaseException)
 class _Kept:
     """A resource as JSON, and what reads it back fastest."""
 
-    __slots__ = ("_loads", "_text")
+    __slots__ = ("_loads", "_text", "size")
 
     def __init__(self, resource: Any) -> None:
         self._text = exact_json.dumps(resource)
+        self.size = len(self._text)
         self._loads = exact_json.loads_for(self._text)
 
     def own(self) -> Any:
@@ -40,6 +44,26 @@ class _Kept:
 
 
 Answer = _Kept | Exception
+
+
+class _Memory(OrderedDict[Key, "Answer"]):
+    """Answers, bounded by their size as JSON."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._most = most_bytes
+        self._bytes = 0
+
+    def keep(self, key: Key, answer: Answer) -> None:
+        self.drop(key)
+        self[key] = answer
+        self._bytes += _size(answer)
+        while self._bytes > self._most:
+            self.drop(next(iter(self)))
+
+    def drop(self, key: Key) -> None:
+        if (answer := self.pop(key, None)) is not None:
+            self._bytes -= _size(answer)
 
 
 class _Slot:
@@ -94,12 +118,11 @@ class Lookups:
     """
 
     def __init__(
-        self, fetch: Fetch, *, most: Callable[[str], int] = lambda _: MOST_IDS, remembered: int = _REMEMBERED
+        self, fetch: Fetch, *, most: Callable[[str], int] = lambda _: MOST_IDS, most_bytes: int = MOST_BYTES
     ) -> None:
         self._fetch = fetch
-        self._most_remembered = remembered
         self._lock = threading.Lock()
-        self._memory: OrderedDict[Key, Answer] = OrderedDict()
+        self._memory = _Memory(most_bytes)
         self._slots: dict[Key, _Slot] = {}
         self._waiting: defaultdict[str, list[_Slot]] = defaultdict(list)
         self._readers: defaultdict[str, dict[_Reader, None]] = defaultdict(dict)  # those that sleep, in order
@@ -137,7 +160,8 @@ class Lookups:
     def forget_all(self) -> None:
         """Many resources may have been written."""
         with self._lock:
-            self._memory.clear()
+            for key in list(self._memory):
+                self._memory.drop(key)
             for type_, id_ in list(self._slots):
                 self._drop(type_, [id_])
 
@@ -158,7 +182,7 @@ class Lookups:
     def _drop(self, type_: str, ids: Iterable[str]) -> None:
         """Forget answers, those too that are under way, but leave those that have not been asked for yet."""
         for id_ in ids:
-            self._memory.pop((type_, id_), None)
+            self._memory.drop((type_, id_))
             if self._slots.get((type_, id_)) not in self._waiting[type_]:
                 self._slots.pop((type_, id_), None)
 
@@ -231,9 +255,7 @@ class Lookups:
             return  # written or asked for afresh meanwhile
         del self._slots[key]
         if isinstance(answer, _Kept) or (isinstance(answer, Refused) and answer.status in _GONE):
-            self._memory[key] = answer
-            if len(self._memory) > self._most_remembered:
-                self._memory.popitem(last=False)
+            self._memory.keep(key, answer)
 
 
 def own_copy(error: Failure) -> Failure:
@@ -242,6 +264,10 @@ def own_copy(error: Failure) -> Failure:
     copy.__dict__.update(error.__dict__)
     copy.__cause__ = error
     return copy
+
+
+def _size(answer: Answer) -> int:
+    return _OVERHEAD + (answer.size if isinstance(answer, _Kept) else 0)
 
 
 def _own(answer: Answer | None) -> Any:
