@@ -17,7 +17,10 @@ from worker.context import Context
 from worker.declare import job
 
 REFERENCE = ROOT / "docs" / "reference"
-SECRETS = dict.fromkeys(("HOSPITAL_SECRET", "BILLING_PASSWORD", "BILLING_KEY"), "made up")
+SECRETS = {
+    **dict.fromkeys(("HOSPITAL_SECRET", "BILLING_PASSWORD", "BILLING_KEY"), "made up"),
+    "AMQP_URL": "amqp://broker.example",
+}
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
