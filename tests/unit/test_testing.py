@@ -182,7 +182,7 @@ def test_a_refusal_is_a_rejected_row_and_an_outage_is_raised_for_the_whole_deliv
 
 
 def test_a_backend_that_recovers_is_asked_again_and_nothing_waits():
-    answers = iter([Answer(503, headers={"Retry-After": "100"}), {"price": 7}])
+    answers = iter([Answer(503, headers={"Retry-After": "20"}), {"price": 7}])
 
     run = run_job(price, [{"id": "1", "kind": ""}], rest=priced(lambda _: next(answers)))
 
