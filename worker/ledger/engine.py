@@ -38,7 +38,8 @@ def make_engine(address: str) -> sa.Engine:
             raise ValueError("the rest of a password")
         options = _options[url.get_backend_name()].items()
         ours = {name: value for name, value in options if name not in url.query}
-        engine = sa.create_engine(url, connect_args=ours, pool_pre_ping=True)
+        can_go_away = url.get_backend_name() == "postgresql"
+        engine = sa.create_engine(url, connect_args=ours, pool_pre_ping=can_go_away)
     except ImportError as error:
         what = 'needs the driver of PostgreSQL, which is not installed: pip install "longshore[postgresql]"'
         raise unusable("worker.state", what) from error

@@ -23,7 +23,9 @@ class Text(sa.types.TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """As it is stored, or compared with what is."""
-        return value and value.replace("\0", "?").encode(errors="replace").decode()
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return value.replace("\0", "?").encode(errors="replace").decode()
 
 
 schema_table = sa.Table("longshore", metadata, sa.Column("schema", sa.Integer, nullable=False))
