@@ -21,6 +21,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/running.py
 	$(BIN)/python benchmarks/reads.py
+	$(BIN)/python benchmarks/pieces.py
 	$(BIN)/python benchmarks/tokens.py
 
 soak: $(READY)

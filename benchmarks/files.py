@@ -24,7 +24,7 @@ def main() -> None:
         (project / "inbox").mkdir()
         for number in range(options.files):
             write_rows(project / "inbox" / f"file-{number:06}.csv", 1, 1)
-        seconds, megabytes = timed([sys.executable, "-m", "worker", "--config", str(toml), "run", "--once"])
+        seconds, _, megabytes = timed([sys.executable, "-m", "worker", "--config", str(toml), "run", "--once"])
         done = len(list((project / "outbox").glob("*.manifest.json")))
     per_file = seconds / options.files * 1000
     print(f"{done:,} files of one row in {seconds:.1f} s: {per_file:.1f} ms a file, peak {megabytes:.0f} MB")

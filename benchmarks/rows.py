@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ECHO = """
 from worker import job
@@ -44,15 +45,23 @@ def write_project(folder: Path, job: str, settings: str) -> Path:
     return toml
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak megabytes of a whole process."""
+class Process(NamedTuple):
+    """A whole process: wall seconds, CPU seconds, and peak megabytes."""
+
+    seconds: float
+    cpu: float
+    megabytes: float
+
+
+def timed(command: list[str]) -> Process:
+    """Run one."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+    return Process(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def process(toml: Path, source: Path) -> list[str]:
@@ -60,28 +69,22 @@ def process(toml: Path, source: Path) -> list[str]:
     return [sys.executable, "-m", "worker", "--config", str(toml), "process", str(source)]
 
 
-def repeated(rounds: int, command: list[str]) -> list[tuple[float, float]]:
-    """The figures of each round."""
-    return [timed(command) for _ in range(rounds)]
-
-
-def median(figures: list[tuple[float, float]], which: int) -> float:
-    """The middle one of the seconds (0) or the megabytes (1)."""
-    return statistics.median(figure[which] for figure in figures)
+def medians(rounds: int, command: list[str]) -> Process:
+    """The median of each figure over the rounds."""
+    return Process(*map(statistics.median, zip(*(timed(command) for _ in range(rounds)), strict=True)))
 
 
 def rows_alone(folder: Path, rounds: int, sizes: list[int]) -> None:
     """CSV in, outcome out, durable, without calls."""
-    toml = write_project(folder / "alone", ECHO, "")
-    empty = write_rows(folder / "empty.csv", 0, 1)
-    start = median(repeated(rounds, process(toml, empty)), 0)
-    print(f"\nA row without calls (start-up, {start:.2f} s, taken off)\n")
-    print(f"{'rows':>10} {'us a row':>10} {'rows/s':>10} {'peak MB':>10}")
+    toml = write_project(folder / "alone", ECHO, '[worker]\nlog_level = "warning"\n')
+    start = medians(rounds, process(toml, write_rows(folder / "empty.csv", 0, 1)))
+    print(f"\nA row without calls (start-up, {start.seconds:.2f} s, {start.cpu:.2f} s of CPU, taken off)\n")
+    print(f"{'rows':>10} {'us a row':>10} {'us of CPU':>10} {'rows/s':>10} {'peak MB':>10}")
     for size in sizes:
-        source = write_rows(folder / f"{size}.csv", size, 2000)
-        figures = repeated(rounds, process(toml, source))
-        seconds = median(figures, 0) - start
-        print(f"{size:>10,} {seconds / size * 1e6:>10.1f} {size / seconds:>10,.0f} {median(figures, 1):>10.0f}")
+        found = medians(rounds, process(toml, write_rows(folder / f"{size}.csv", size, 2000)))
+        seconds, cpu = found.seconds - start.seconds, found.cpu - start.cpu
+        print(f"{size:>10,} {seconds / size * 1e6:>10.1f} {cpu / size * 1e6:>10.1f} ", end="")
+        print(f"{size / seconds:>10,.0f} {found.megabytes:>10.0f}")
 
 
 def main() -> None:
