@@ -7,6 +7,7 @@ With many threads each piece costs more, as they take turns at Python's lock: ru
 
 from __future__ import annotations
 
+import gc
 import itertools
 import tempfile
 import threading
@@ -145,6 +146,7 @@ def show(title: str, pieces: dict[str, float]) -> None:
 
 def main() -> None:
     """Print the tables."""
+    gc.set_threshold(50_000, 20, 20)  # as the worker does
     with tempfile.TemporaryDirectory(prefix="longshore-bench-") as name:
         show("A row without calls", row_pieces(Path(name)))
     show("A call, without the kernel's part", call_pieces())

@@ -143,7 +143,7 @@ def _keeps_open(version: str, headers: Headers) -> bool:
 
 def _length(given: str) -> int:
     """RFC 9112 section 6.3: one number, be it several times."""
-    values = {value.strip() for value in given.split(",")}
+    values = {value.strip() for value in given.split(",")} if "," in given else {given}
     value = values.pop()
     if values or not (value.isascii() and value.isdecimal() and len(value) < 16):
         _broken("answered with a length that is none")

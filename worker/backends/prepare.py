@@ -16,6 +16,7 @@ _COMMON = (("User-Agent", "longshore"), ("Accept", "application/json, */*;q=0.1"
 # Without a character that would have to be quoted, or a host that would have to be encoded.
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
 _PLAIN = (dict, list, type(None))
+_TEXT = (str, bytes)
 # RFC 9110 sections 5.1 and 5.5, each a line of its own so that a name cannot end early.
 _FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 
@@ -43,6 +44,6 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
 def pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Names and single values as ``requests`` takes them: a list is repeated, None left out."""
     for name, given in params.items() if isinstance(params, Mapping) else params:
-        for value in [given] if isinstance(given, str | bytes) or not hasattr(given, "__iter__") else given:
+        for value in [given] if isinstance(given, _TEXT) or not hasattr(given, "__iter__") else given:
             if value is not None:
                 yield name, value
