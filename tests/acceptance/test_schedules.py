@@ -21,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 from order_server import OrderServer
 from orders import THREADS, run_once, running, status, wait_for
+from prepared import longshore
 
 from worker.ledger import Ledger
 from worker.sandbox import Sandbox
@@ -263,3 +264,58 @@ def night(project: Project) -> int:
     run_once(project.folder)
     (new,) = [manifest for manifest in project.manifests if manifest["delivery"] not in before]
     return int(new["rows_in"])
+
+
+BREAKABLE = """
+from pathlib import Path
+from worker import DeliveryError, Reject, job
+
+def rows(ctx):
+    if Path(__file__).with_name("broken").exists():
+        raise DeliveryError("the source is broken")
+    yield {"n": 1}
+    yield {"n": 2, "more": "x"}
+
+@job(schedule="0 0 1 1 *", source=rows)
+def nightly(row, ctx):
+    "Numbers but for 2."
+    if row["n"] == "2" or row["n"] == 2:
+        raise Reject("2 is not wanted")
+    return {"n": row["n"]}
+"""
+
+
+def test_a_failed_tick_is_told_of_retried_and_its_rejects_are_run_again(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", "", job=BREAKABLE)
+    broken = project.folder / "jobs" / "broken"
+    broken.touch()
+    project.begin()
+    project.a_year_goes_by()
+    assert said(project, "run", "--once", code=1) == ""
+    (failed,) = json.loads(said(project, "status", "--json"))["deliveries"]
+    assert (failed["source"], failed["state"], failed["error"]) == (f"nightly-{TICK}", "failed", "the source is broken")
+    assert [path.name for path in (project.folder / "failed").iterdir()] == [f"nightly-{TICK}.error.json"]
+    broken.unlink()
+    said(project, "retry", failed["delivery"])
+    run_once(project.folder)
+    (manifest,) = project.manifests
+    assert (manifest["results"], manifest["rejected"], manifest["attempts"]) == (1, 1, 2)
+    (told,) = json.loads(said(project, "jobs", "--json"))
+    assert (told["last_delivery"], told["last_tick"]) == (failed["delivery"], f"{TICK[:4]}-01-01T00:00:00Z")
+    assert told["next_tick"] == f"{int(TICK[:4]) + 1}-01-01T00:00:00Z"
+    assert f"next tick {told['next_tick']}; the last one was {told['last_tick']}" in said(project, "jobs")
+    how = said(project, "retry", "--rejected", failed["delivery"], code=2)
+    (rejects,) = (project.folder / "outbox").glob("*.rejected.csv")
+    assert f"{rejects.name} --job nightly" in how
+    said(project, "process", str(rejects), "--job", "nightly")
+    assert project.manifests[-1]["rejected"] == 1
+
+
+def said(project: Project, *arguments: str, code: int = 0) -> str:
+    """What a command prints, or what it says is wrong."""
+    out, log = project.folder / "out", project.folder / "log"
+    for file in (out, log):
+        file.write_text("")
+    with longshore("--config", project.folder / "longshore.toml", *arguments, out=out, log=log) as process:
+        assert process.wait(60) == code, log.read_text()
+    return out.read_text() if code != 2 else log.read_text()

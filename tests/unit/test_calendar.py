@@ -1,9 +1,11 @@
 """When a cron expression comes, above all where clocks are changed."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from worker import cron
 from worker.triggers.schedule import Calendar
 
 
@@ -127,3 +129,44 @@ def test_nothing_comes_twice_within_one_year_of_any_zone():
         for expression in ("*/30 1-3 * * *", "*/20 * * * SUN"):
             found = times(expression, zone, "2026-01-01T00:00Z", "2026-12-31T00:00Z")
             assert found == sorted(set(found))
+
+
+CHANGES = [
+    ("Europe/Prague", "2026-03-28T20:00Z"),
+    ("Europe/Prague", "2026-10-24T20:00Z"),
+    ("America/New_York", "2026-11-01T01:00Z"),
+    ("America/Havana", "2026-03-08T00:00Z"),
+    ("Australia/Lord_Howe", "2026-10-03T08:00Z"),
+    ("Australia/Lord_Howe", "2026-04-04T08:00Z"),
+    ("Africa/Casablanca", "2026-03-21T20:00Z"),
+]
+
+
+@pytest.mark.parametrize(("zone", "start"), CHANGES)
+@pytest.mark.parametrize("expression", ["*/7 0-3 * * *", "30 1,2 * * *", "10,50 * * * *", "5 */2 * * SUN", "0 0 * * *"])
+def test_it_is_what_one_finds_by_looking_at_each_minute_around_a_change(zone, start, expression):
+    start = datetime.fromisoformat(start)
+    minutes = [start + timedelta(minutes=number) for number in range(1, 12 * 60)]
+    parsed = cron.parse(expression)
+    expected = [minute for minute in minutes if comes(parsed, minute, ZoneInfo(zone))]
+    assert list(Calendar(expression, zone).between(start, minutes[-1])) == expected
+
+
+def comes(parsed, minute, zone):
+    """Whether a tick comes at that minute, by cron(8)."""
+    shown, before = minute.astimezone(zone), (minute - timedelta(minutes=1)).astimezone(zone)
+    if parsed.every_hour:
+        return fits(parsed, shown)
+    leap = int((shown.utcoffset() - before.utcoffset()).total_seconds()) // 60
+    leapt_over = [shown.replace(tzinfo=None) - timedelta(minutes=number) for number in range(1, leap + 1)]
+    return (fits(parsed, shown) and not shown.fold) or any(fits(parsed, each) for each in leapt_over)
+
+
+def fits(parsed, wall):
+    day, weekday = wall.day in parsed.days, wall.isoweekday() % 7 in parsed.weekdays
+    return (
+        wall.minute in parsed.minutes
+        and wall.hour in parsed.hours
+        and wall.month in parsed.months
+        and ((day or weekday) if parsed.either_day else (day and weekday))
+    )

@@ -584,3 +584,17 @@ def test_the_thread_looks_until_it_is_stopped(worker, clock):
     one.schedule.start()
     one.schedule.stop()
     assert not one.schedule._thread.is_alive()
+
+
+def test_a_clock_that_was_ahead_costs_no_ticks_and_doubles_none(worker, clock):
+    one = worker(scheduled())
+    one.turn()
+    clock.now += 10 * MINUTE
+    assert one.turn() == 1
+    clock.now -= 8.5 * MINUTE
+    assert one.turn() == 0
+    clock.now += MINUTE
+    assert one.turn() == 1
+    assert list(one.states) == ["nightly-20261123T020200Z", "nightly-20261123T021000Z"]
+    clock.now += 7.5 * MINUTE
+    assert one.turn() == 0

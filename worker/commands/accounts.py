@@ -122,6 +122,6 @@ def _ticks(job: Job[..., Any], ledger: Ledger) -> dict[str, Any]:
 
     if not job.schedule or not job.enabled:
         return {"next_tick": None, "last_tick": None, "last_delivery": None}
-    time, delivery = max(ledger.schedules.ticks(job.name).items(), default=(None, None))
+    time, delivery = max(ledger.schedules.ticks(job.name, limit=1).items(), default=(None, None))
     coming = Calendar(job.schedule, job.timezone).after(datetime.now(UTC))
     return {"next_tick": stamp(coming), "last_tick": moment(time), "last_delivery": delivery}

@@ -114,6 +114,9 @@ def _drop_rejected(entry: Entry, worker: WorkerSettings) -> str:
 
     if not (rejects := next(worker.outbox.glob(f"*-{entry.id}.rejected.csv"), None)):
         misused(f"delivery {entry.id}: it has no rejected rows in {worker.outbox}")
+    if entry.trigger == "schedule":
+        how = f"longshore process {short(rejects)} --job {entry.job}"
+        misused(f"delivery {entry.id} is a tick, and no file is for its job; to run its rejected rows as text: {how}")
     try:
         files.copy(rejects, worker.inbox / rejects.name)
     except FileExistsError:

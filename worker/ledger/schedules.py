@@ -85,11 +85,12 @@ class Schedules:
         with self._database.read() as connection:
             return bool(connection.scalar(sa.select(sa.exists().where(unfinished(deliveries, job)))))
 
-    def ticks(self, job: str) -> dict[float, str]:
-        """What became of the job's ticks: the time of each, and the delivery's id, "" where it was left out."""
-        statement = sa.select(fires.c.time, fires.c.delivery).where(fires.c.job == job).order_by(fires.c.time)
+    def ticks(self, job: str, *, limit: int = 100) -> dict[float, str]:
+        """What became of the job's last ticks: the time of each, and the delivery's id, "" where it was left out."""
+        statement = sa.select(fires.c.time, fires.c.delivery).where(fires.c.job == job).order_by(fires.c.time.desc())
         with self._database.read() as connection:
-            return {row.time: row.delivery for row in connection.execute(statement)}
+            found = connection.execute(statement.limit(limit)).all()
+        return {row.time: row.delivery for row in reversed(found)}
 
 
 def unfinished(deliveries: Any, job: Any) -> sa.ColumnElement[bool]:

@@ -20,6 +20,7 @@ from worker import cron, log
 from worker.declare import Job
 from worker.errors import Paused
 from worker.ledger import Ledger
+from worker.ledger.schedules import AHEAD_SECONDS
 from worker.records import Scheduled
 from worker.sockets import Room, Submit
 from worker.triggers.ticks import Ticks
@@ -113,6 +114,9 @@ class Timetable:
         seen = known.get(self._job.name)
         if seen is None or seen.definition != self._definition:
             self._left_to_another()
+            return
+        if seen.seen_to > now + AHEAD_SECONDS:
+            self.begin()
             return
         after, until = _moment(seen.seen_to), _moment(now)
         if due := self._due(after, until):
