@@ -6,17 +6,17 @@ import gc
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from worker import auth, backends, config, jobs, log
-from worker.amqp import Broker
+from worker.amqp import Broker, probe
 from worker.auth import Credential
 from worker.config import Settings
 from worker.crew import Crew
-from worker.errors import ConfigError, Paused, Problem
+from worker.errors import ConfigError, Paused, Problem, Unavailable
 from worker.files import private_folder
 from worker.fleet import Fleet
 from worker.hands import Hands
@@ -41,6 +41,7 @@ from worker.triggers.ticks import TickEnding, Ticks
 
 LOOK_SECONDS = 0.1
 BROKER_SECONDS = 10.0  # that run_once waits for a broker
+LOOK_AT_BROKER_SECONDS = 3.0  # before the start, whether its queues will do
 GOODBYE_SECONDS = 5.0  # for the broker to take the last acks
 LOOKS_IN_VAIN = 4  # how often run_once looks at a file that is still being written
 
@@ -197,7 +198,10 @@ class App:
 
     @contextmanager
     def _queues(self) -> Iterator[Queue | None]:
-        """The jobs' queues, consumed meanwhile; None where no broker is configured, or no job has a queue."""
+        """The jobs' queues, consumed meanwhile; None where no broker is configured, or no job has a queue.
+
+        Raises ``ConfigError`` for a broker that is there with queues that will not do.
+        """
         worker, amqp = self.settings.worker, self.settings.amqp
         with_queue = [job for job in self.jobs.enabled if job.queue]
         if not amqp or not with_queue:
@@ -209,6 +213,8 @@ class App:
         ]
         limits = {each.topology.queue: each.job.concurrency for each in consumed}
         hands = Hands(self._runner, self._pool, limits, large=worker.deliveries)
+        with suppress(Unavailable):  # it is waited for, and so are its queues
+            probe(amqp, [each.topology for each in consumed], patience=LOOK_AT_BROKER_SECONDS)
         broker = Broker.of(amqp)
         queue = Queue(
             broker,

@@ -113,3 +113,27 @@ def test_check_says_which_broker_answers(longshore, project, broker_url):
     (line,) = [each for each in said if each["what"] == "broker"]
     assert line["ok"]
     assert line["detail"].startswith("RabbitMQ 3")
+
+
+JOB = """
+from worker import job
+
+@job(queue="q", retry_delay=5, declare="{declare}")
+def echo(row, ctx):
+    return dict(row)
+"""
+
+
+def test_check_says_which_queues_will_be_declared(longshore, queue_project):
+    (queue_project / "jobs").mkdir()
+    (queue_project / "jobs" / "echo.py").write_text(JOB.format(declare="active"))
+    assert "`longshore run` will declare q.dead, q.retry.5, " in longshore("check", cwd=queue_project).stdout
+
+
+def test_a_worker_refuses_to_start_with_a_queue_that_has_no_dead_letters(longshore, queue_project):
+    (queue_project / "jobs").mkdir()
+    (queue_project / "jobs" / "echo.py").write_text(JOB.format(declare="passive"))
+    for command in (["run"], ["check"]):
+        done = longshore(*command, cwd=queue_project)
+        assert done.returncode == 2
+        assert "q.dead: the queue is not there; declare it, or" in done.stdout + done.stderr

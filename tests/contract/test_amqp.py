@@ -439,6 +439,11 @@ def test_a_look_says_what_is_missing_and_declares_nothing(broker_url, operator):
     assert probe(settings(broker_url), [topology]).missing == found.missing
 
 
+def test_a_look_does_not_mind_that_a_queue_of_operations_is_not_there_yet(broker_url, operator):
+    operator.queue_declare("q.dead", durable=True)
+    assert probe(settings(broker_url), [QueueTopology("q", passive=True)]).missing == ("q",)
+
+
 def test_a_look_refuses_a_queue_of_operations_that_has_no_dead_letters(broker_url, operator):
     operator.queue_declare("q", durable=True)
     with pytest.raises(ConfigError, match=r"q\.dead: the queue is not there; declare it"):

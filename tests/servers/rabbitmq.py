@@ -204,10 +204,10 @@ class RabbitMQ:
 
     def _end(self, number):
         if self._server:
-            os.killpg(self._server.pid, number)
-            self._server.wait(STOP_SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._server.pid, signal.SIGKILL)
+            for each in (number, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._server.pid, each)
+                self._server.wait(STOP_SECONDS)
             self._server = None
 
     def close(self):

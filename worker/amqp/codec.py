@@ -28,12 +28,8 @@ class Encoded:
         """Raises ``DeliveryError`` for what cannot be sent."""
         properties.check(outgoing)
         self._content = _encoded(outgoing)
-        if not self.fits(FRAME_MAX):
+        if len(self._content) + _HEADER_OVERHEAD > FRAME_MAX:  # for which the broker would close the connection
             raise DeliveryError("the headers of the message to send are too large for one frame")
-
-    def fits(self, frame_max: int) -> bool:
-        """Whether the broker would not close the connection for its size."""
-        return len(self._content) + _HEADER_OVERHEAD <= frame_max
 
     def encode(self) -> list[bytes]:
         """What pika asks properties for."""

@@ -57,7 +57,7 @@ def _ensure(wire: Wire, topology: Topology, *, only_look: bool) -> Generator[Ste
         no = yield from channels.declare(queue, passive=True)
         if no and no.code != NOT_FOUND:
             raise _wrong(queue, f"the broker says: {no.said}")
-        if no and topology.passive:
+        if no and topology.passive and not (only_look and queue.name == topology.queue):  # which is waited for
             raise _wrong(queue, 'the queue is not there; declare it, or leave declare = "passive" out')
         if no and only_look:
             missing.append(queue.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.amqp import broker, declaring
 from worker.amqp.link import said
@@ -30,7 +30,9 @@ class Found:
 class _Probe:
     """One try at one address, on a loop of its own."""
 
-    def __init__(self, settings: AmqpSettings, address: Address, topologies: Iterable[Topology]) -> None:
+    def __init__(
+        self, settings: AmqpSettings, address: Address, topologies: Iterable[Topology], patience: float
+    ) -> None:
         self._address = address
         self._topologies = topologies
         self._loop = Loop()
@@ -39,7 +41,7 @@ class _Probe:
         self._wire = Wire(
             self._loop,
             address,
-            broker.options(settings),
+            replace(broker.options(settings), connect_timeout=patience),
             opened=self._opened,
             closed=self._closed,
             blocked=lambda _: None,
@@ -72,15 +74,15 @@ class _Probe:
         self._loop.stop()
 
 
-def probe(settings: AmqpSettings, topologies: Iterable[Topology] = ()) -> Found:
-    """Connect, and look whether the queues will do; nothing is declared.
+def probe(settings: AmqpSettings, topologies: Iterable[Topology] = (), *, patience: float = 10) -> Found:
+    """Connect, within ``patience`` seconds, and look whether the queues will do; nothing is declared.
 
     Raises ``ConfigError`` for queues that will not do, ``Unavailable`` if no address answers.
     """
     reasons = []
     for address in broker.addresses(settings.urls)():
         try:
-            return _Probe(settings, address, tuple(topologies)).run()
+            return _Probe(settings, address, tuple(topologies), patience).run()
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001 - the next one may answer

@@ -52,11 +52,6 @@ class Wire:
         found = self._connection.server_properties or {}
         return f"{found.get('product', 'AMQP')} {found.get('version', '')}".strip()
 
-    @property
-    def frame_max(self) -> int:
-        """The largest frame that both sides take, in bytes."""
-        return int(self._connection.params.frame_max)
-
     def close(self) -> None:
         """Say goodbye; ``closed`` is called when that is answered, or the connection is lost."""
         if not (self._connection.is_closing or self._connection.is_closed):

@@ -6,10 +6,12 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from worker import auth, backends
 from worker.amqp import probe
@@ -17,10 +19,12 @@ from worker.app import Project, folders
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
 from worker.config import AmqpSettings, Settings
+from worker.declare import Job
 from worker.errors import ConfigError, WorkerError
 from worker.ledger import Ledger
 from worker.records import Meter
 from worker.triggers.adoption import orphans
+from worker.triggers.requests import Consumed
 
 _SQLITE = "sqlite:///"
 
@@ -48,6 +52,8 @@ def check(config: Path | None) -> Iterator[Check]:
         yield Check("job", job.name, ok=True, detail=takes(job))
     yield from _folders(project.settings)
     yield from _connections(project.settings)
+    if project.settings.amqp:
+        yield _broker(project.settings.amqp, project.jobs.enabled)
 
 
 def _folders(settings: Settings) -> Iterator[Check]:
@@ -94,16 +100,19 @@ def _connections(settings: Settings) -> Iterator[Check]:
             yield _auth(name, settings, tokens, owner, credentials)
         for name in settings.backends:
             yield _backend(name, settings, credentials)
-    if settings.amqp:
-        yield _broker(settings.amqp)
 
 
-def _broker(settings: AmqpSettings) -> Check:
+def _broker(settings: AmqpSettings, jobs: Iterable[Job[..., Any]]) -> Check:
+    topologies = [Consumed.of(job, threads=1, max_body=1, clock=time.time).topology for job in jobs if job.queue]
     try:
-        found = probe(settings)
-        return Check("broker", "amqp", ok=True, detail=f"{found.product} at {found.address}")
+        found = probe(settings, topologies)
     except WorkerError as error:
         return Check("broker", "amqp", ok=False, detail=error.detail)
+    where = f"{found.product} at {found.address}"
+    if waited_for := sorted({each.queue for each in topologies if each.passive} & set(found.missing)):
+        return Check("broker", "amqp", ok=False, detail=f"{where} has no queue {', '.join(waited_for)}; declare it")
+    made = f"; `longshore run` will declare {', '.join(found.missing)}" if found.missing else ""
+    return Check("broker", "amqp", ok=True, detail=where + made)
 
 
 def _orphans(ledger: Ledger, settings: Settings) -> Iterator[Check]:
