@@ -67,7 +67,9 @@ class Worker:
     """``longshore run`` on a project; called, it takes one file through."""
 
     def __init__(self, folder: Path, url: str, in_flight: int | None) -> None:
-        threads, concurrency = (f"threads = {in_flight}", f"max_concurrency = {in_flight}") if in_flight else ("", "")
+        # Twice as many rows as calls: one that waits for a lookup which others share makes none.
+        threads = f"threads = {2 * in_flight}" if in_flight else ""
+        concurrency = f"max_concurrency = {in_flight}" if in_flight else ""
         settings = SETTINGS.format(url=url, threads=threads, concurrency=concurrency)
         toml = write_project(folder, LOOK_UP, settings)
         self._folder = folder

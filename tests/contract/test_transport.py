@@ -472,6 +472,25 @@ def test_a_certificate_for_another_host_or_time_is_refused(transport, serve, aut
     assert not server.seen
 
 
+def test_over_tls_bodies_are_large_a_rest_is_no_end_and_a_silence_is_noticed(transport, serve, authority):
+    large = b"x" * 2**20
+
+    def answer(seen):
+        if seen.line.startswith("GET /plans/silent"):
+            time.sleep(1)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(seen.body) + seen.body
+
+    server = serve(answer, tls=tls(authority))
+    how = {"verify": str(authority.ca_file), "timeout": 0.5}
+    for _ in range(3):
+        assert ask(transport, server.url, "POST", large, **how).content == large
+        time.sleep(0.05)
+    assert len({seen.port for seen in server.seen}) == 1
+    with pytest.raises(requests.ReadTimeout):
+        ask(transport, f"{server.url}/silent", **how)
+    assert ask(transport, server.url, "POST", b"{}", **how).content == b"{}"
+
+
 def test_a_client_shows_its_certificate(transport, serve, authority):
     server = serve(tls=tls(authority, client_ca=authority.ca_file))
     own = authority.pair("client")

@@ -14,7 +14,8 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,11 +163,8 @@ class _Connection:
         self._curl = pycurl.Curl()
         try:
             self._connect(connecting)
-            self._socket = socket.socket(fileno=self._curl.getinfo(pycurl.ACTIVESOCKET))
         except pycurl.error as error:
             raise self._translated(*error.args) from error
-        self._socket.setblocking(True)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._patience = 0.0
 
     def _connect(self, seconds: float | None) -> None:
@@ -194,15 +192,25 @@ class _Connection:
         if not _SHORTEST_IDLE < idle < _LONGEST_IDLE:
             return idle < _LONGEST_IDLE
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            with self._socket() as borrowed:
+                borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             pass
         return False
 
+    @contextmanager
+    def _socket(self) -> Iterator[socket.socket]:
+        """The socket, which stays libcurl's to close."""
+        borrowed = socket.socket(fileno=self._curl.getinfo(pycurl.ACTIVESOCKET))
+        try:
+            borrowed.setblocking(True)
+            yield borrowed
+        finally:
+            borrowed.detach()
+
     def close(self) -> None:
-        self._socket.detach()  # libcurl closes it
         self._curl.close()
 
     def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
@@ -269,8 +277,9 @@ class _Connection:
             self._patience = patience
             whole = int(patience)
             timeval = struct.pack("ll", whole, max(1, int((patience - whole) * 1e6)))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+            with self._socket() as borrowed:
+                borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+                borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
     def _translated(self, code: int, text: str) -> requests.RequestException:
         if code == pycurl.E_COULDNT_CONNECT and (number := self._curl.getinfo(pycurl.OS_ERRNO)):
