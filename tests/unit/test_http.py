@@ -151,11 +151,34 @@ def test_a_get_follows_a_redirect_on_its_own_origin_with_its_token():
 
 @pytest.mark.parametrize(
     "location",
-    ["https://evil.example/plans?token=x", "//evil.example", "http://backend.example/api", "ftp://x/", "http://[x"],
+    [
+        "https://evil.example/plans?token=x",
+        "//evil.example",
+        "http://backend.example/api",
+        "ftp://x/",
+        "http://[x",
+        "//backend.example@evil.example/",
+        "//evil.example#@backend.example/",
+        "//backend.example\\@evil.example/",
+    ],
 )
 def test_a_redirect_to_another_origin_is_refused(location):
     billing = opened([answer(status=302, Location=location)])
     with pytest.raises(Refused, match="redirects to"):
+        billing.at().get("/plans")
+    assert billing.calls == 1
+
+
+def test_a_redirects_fragment_is_not_sent_nor_taken_for_a_host():
+    billing = opened([answer(status=302, Location="//backend.example#@evil.example/x"), answer({})])
+    billing.at().get("/plans")
+    assert billing.transport.requests[1].url == "https://backend.example"
+
+
+@pytest.mark.parametrize("location", ["/a\\b", "/a/%2e%2e/b"])
+def test_a_redirect_that_can_be_read_in_two_ways_is_refused(location):
+    billing = opened([answer(status=302, Location=location)])
+    with pytest.raises(Refused):
         billing.at().get("/plans")
     assert billing.calls == 1
 

@@ -47,6 +47,19 @@ def test_an_answer_may_come_byte_by_byte():
     assert (answer.content, answer.headers, is_open) == (b"abcde", {"Transfer-Encoding": "chunked", "X-A": "1"}, True)
 
 
+def test_many_small_chunks_that_come_at_once_are_taken_one_after_the_other():
+    chunks = b"".join(b"1\r\n%c\r\n" % (97 + n % 26) for n in range(900))
+    answer, is_open = read(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    assert (answer.content[:28], len(answer.content), is_open) == (b"abcdefghijklmnopqrstuvwxyzab", 900, True)
+
+
+def test_what_follows_an_answer_is_not_another_one():
+    for body in (b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"):
+        answer, is_open = read(OK + body + OK + body)
+        assert (answer.content, is_open) == (b"{}", False)
+    assert read(OK.replace(b"200", b"204") + b"\r\n{}")[1] is False
+
+
 def test_a_folded_header_is_one_line():
     answer, _ = read(OK + b"X-A: 1\r\n  2\r\nContent-Length: 0\r\n\r\n")
     assert answer.headers["X-A"] == "1 2"
@@ -98,6 +111,8 @@ def test_chunks_win_over_a_length_and_end_the_connection():
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         OK + b"no colon\r\n\r\n",
         OK + b"X-A : 1\r\n\r\n",
+        OK + b"X-A Content-Length: 2\r\n\r\n{}",
+        OK + b"X: 1\r\n" * 1001 + b"\r\n",
         OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
         OK + b"Content-Length: +2\r\n\r\n{}",
         OK + b"Content-Length: 3\r\n\r\n{}",
@@ -141,12 +156,20 @@ def test_a_body_is_unfolded(coding, body):
 
 @pytest.mark.parametrize(
     ("coding", "body"),
-    [(b"br", b"{}"), (b"gzip", b"{}"), (b"gzip", gzip.compress(b"{}")[:-3]), (b"deflate", b"\xff\xff")],
-    ids=["unknown", "not gzip", "cut", "not deflate"],
+    [
+        (b"br", b"{}"),
+        (b"gzip", b"{}"),
+        (b"gzip", gzip.compress(b"{}")[:-3]),
+        (b"deflate", b"\xff\xff"),
+        (b"deflate, gzip", gzip.compress(b"")),
+        (b"gzip, " * 5 + b"gzip", gzip.compress(b"{}")),
+        (b"gzip", gzip.compress(b"") * 101),
+    ],
+    ids=["unknown", "not gzip", "cut", "not deflate", "nothing", "too many times", "too many parts"],
 )
 def test_a_body_that_cannot_be_unfolded_is_an_error(coding, body):
     with pytest.raises(requests.exceptions.ContentDecodingError):
-        read(coded(coding, body))
+        read(coded(coding, body), most=10_000)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import urldefrag, urljoin
 
 import requests
 import stamina
@@ -150,13 +150,13 @@ class Http:
 
     def _redirect(self, url: str, target: str) -> str:
         try:
-            where = urljoin(url, target)
+            where = urldefrag(urljoin(url, target)).url
             origin = origin_of(where)
         except ValueError:
             origin = "something that is not an http URL"
         if origin != self.origin:
             raise Refused(self.name, f"redirects to {origin}, which gets no token; correct the backend's url")
-        return where
+        return self.locate(where)
 
     def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
         meter.call(self.name)

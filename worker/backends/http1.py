@@ -24,11 +24,12 @@ Receive = Callable[[], bytes]
 """The next bytes of the connection; none at its end."""
 
 _LONGEST_HEAD = 2**18
+_MOST_FIELDS = 1000
 _LONGEST_LINE = 2**12  # of a chunk's size
 _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]+")
 _END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
-_FIELD = re.compile(r"([\w!#$%&'*+.^`|~-]+):[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.ASCII)
+_FIELD = re.compile(r"^([\w!#$%&'*+.^`|~-]+):[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.ASCII | re.MULTILINE)
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _LINE_END = re.compile(rb"\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
@@ -129,6 +130,8 @@ def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, 
     fields = _FIELD.findall(text, status.end())
     if len(fields) != text.count("\n") - 1:
         _broken("answered a header that is none")
+    if len(fields) > _MOST_FIELDS:
+        _broken("answered more headers than anybody needs")
     return status[1], Answer(request, int(status[2]), status[3] or "", Headers(fields))
 
 
@@ -179,19 +182,20 @@ def _chunks(incoming: _Incoming, headers: Headers) -> Iterator[bytes]:
 
 
 class _Incoming:
-    """The bytes of an answer, as they come."""
+    """The bytes of an answer, as they come; those up to ``_at`` are taken."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._data = b""
+        self._at = 0
 
     @property
     def is_empty(self) -> bool:
-        return not self._data
+        return self._at == len(self._data)
 
     def head(self) -> bytes:
         """Up to the empty line, with the end of the line before it."""
-        return self._until(_END, _LONGEST_HEAD, keep=1)
+        return self._until(_END, _LONGEST_HEAD)
 
     def chunk_size(self) -> int:
         found = _SIZE.fullmatch(self.line())
@@ -200,21 +204,21 @@ class _Incoming:
         return int(found[1], 16)
 
     def line(self) -> bytes:
-        return self._until(_LINE_END, _LONGEST_LINE, keep=1)
+        return self._until(_LINE_END, _LONGEST_LINE)
 
-    def _until(self, end: re.Pattern[bytes], most: int, keep: int) -> bytes:
-        while not (found := end.search(self._data)):
-            if len(self._data) > most:
+    def _until(self, end: re.Pattern[bytes], most: int) -> bytes:
+        """Up to the first byte of the end, and with it; the end's other bytes are left out."""
+        while not (found := end.search(self._data, self._at)):
+            if len(self._data) - self._at > most:
                 _broken("answered with lines that are too long")
-            self._data += self._more()
-        before, self._data = self._data[: found.start() + keep], self._data[found.end() :]
+            self._data, self._at = self._data[self._at :] + self._more(), 0
+        before, self._at = self._data[self._at : found.start() + 1], found.end()
         return before
 
     def take(self, size: int) -> bytes:
         """Exactly so many bytes."""
-        if len(self._data) == size:
-            taken, self._data = self._data, b""
-            return taken
+        if len(self._data) - self._at >= size:
+            return self.some(size) if size else b""
         pieces = []
         while size:
             pieces.append(self.some(size))
@@ -223,13 +227,15 @@ class _Incoming:
 
     def some(self, most: int) -> bytes:
         """At least one byte, and not more than so many."""
-        data = self._data or self._more()
-        taken, self._data = (data, b"") if len(data) <= most else (data[:most], data[most:])
+        if self.is_empty:
+            self._data, self._at = self._more(), 0
+        taken = self._data[self._at : self._at + most]
+        self._at += len(taken)
         return taken
 
     def rest(self) -> Iterator[bytes]:
         """All up to the connection's end."""
-        data, self._data = self._data, b""
+        data, self._data, self._at = self._data[self._at :], b"", 0
         while data or (data := self._receive()):
             yield data
             data = b""

@@ -7,6 +7,10 @@ import zlib
 
 import requests
 
+MOST_CODINGS = 5
+MOST_MEMBERS = 100
+"""A body that is compressed more often, or in more parts, is made to keep us busy: each costs a look at the rest."""
+
 _GZIP = 16 + zlib.MAX_WBITS
 _MAGIC = b"\x1f\x8b"
 _CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
@@ -24,7 +28,10 @@ def unfolded(body: bytes, codings: str, most: int) -> bytes:
 
     Raises ``BodyTooLong`` where it would have more than ``most`` bytes, and ``requests``' ``ContentDecodingError``.
     """
-    for coding in reversed([each.strip().lower() for each in codings.split(",")]):
+    named = [each.strip().lower() for each in codings.split(",")]
+    if len(named) > MOST_CODINGS:
+        raise _trouble("the answer is compressed too many times")
+    for coding in reversed(named):
         if coding not in ("", "identity"):
             if coding not in _CODINGS:
                 raise _trouble("the answer is compressed in a way that was not asked for")
@@ -39,22 +46,22 @@ def unfolded(body: bytes, codings: str, most: int) -> bytes:
 
 def _inflated(body: bytes, coding: str, most: int) -> bytes:
     window = _CODINGS[coding]
-    if coding == "deflate" and (body[0] & 0x0F != zlib.DEFLATED or int.from_bytes(body[:2], "big") % 31):
+    if coding == "deflate" and body and (body[0] & 0x0F != zlib.DEFLATED or int.from_bytes(body[:2], "big") % 31):
         window = -zlib.MAX_WBITS  # without zlib's frame (RFC 1950), as some servers understand the word
     pieces: list[bytes] = []
     size = 0
-    while True:
+    for _ in range(MOST_MEMBERS):
         machine = zlib.decompressobj(window)
         pieces.append(machine.decompress(body, most + 1 - size))
         size += len(pieces[-1])
         if size > most:
-            break
+            return b"".join(pieces)
         if not machine.eof:
             raise _trouble("the answer's compressed body is cut")
         body = machine.unused_data
         if not body.startswith(_MAGIC):  # a gzip file may go on with another (RFC 1952 section 2.2)
-            break
-    return b"".join(pieces)
+            return b"".join(pieces)
+    raise _trouble("the answer is compressed in too many parts")
 
 
 def _trouble(what: str) -> requests.exceptions.ContentDecodingError:
