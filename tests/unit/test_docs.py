@@ -87,6 +87,13 @@ def headings(page):
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_every_test_that_stands_for_a_promise_is_there():
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"\btest_\w+\.py\b", (ROOT / "docs" / "operations.md").read_text()))
+    assert named
+    assert named <= there
+
+
 def test_every_page_is_linked_from_the_index():
     linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index())}
     assert {page for page in PAGES if page.parent != ROOT and page.name != "index.md"} <= linked
