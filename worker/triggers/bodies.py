@@ -38,6 +38,8 @@ class Body:
     @property
     def kind(self) -> str:
         """``json`` or ``csv``."""
+        if self.content_type in _JSON:  # the usual ones, spared the rest
+            return "json"
         named = self.content_type.partition(";")[0].strip().lower()
         if named in _JSON or named.endswith("+json"):
             return "json"

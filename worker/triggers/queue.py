@@ -154,10 +154,11 @@ class Queue:
             return None
 
     def _settle(self, request: Request, delivery: Delivery | None, error: Exception | None) -> None:
+        if error is None:
+            self._finish(request, delivery)
+            return
         with log.bound(job=request.consumed.job.name, queue=request.message.queue):
-            if error is None:
-                self._finish(request, delivery)
-            elif isinstance(error, Stopping | LostLease):
+            if isinstance(error, Stopping | LostLease):
                 note = request.note(delivery, end="waiting")
                 self._desk.end(request, note, partial(_give_back, request))
             elif isinstance(error, DeliveryError) or self._is_enough(request):
@@ -173,7 +174,6 @@ class Queue:
     def _finish(self, request: Request, delivery: Delivery | None) -> None:
         reply = delivery.reply if delivery else None
         note = request.note(delivery, end="done", reply=_packed(reply) if reply else b"")
-        self._log.debug("message done", delivery=request.delivery)
         self._desk.end(request, note, partial(self._answer, request, reply))
 
     def _fail(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
@@ -195,6 +195,7 @@ class Queue:
 
     def judge(self, request: Request, standing: Standing) -> None:
         """Answer what is not to be run: it was done or failed, or is a conflict."""
+        request.has_folder = not self._is_small(request)
         if standing.verdict == "done":
             self._answer(request, _unpacked(standing.reply) if standing.reply else None)
         elif standing.verdict == "failed":
@@ -215,7 +216,8 @@ class Queue:
             self._hands.small(queue, [])
 
     def _answer(self, request: Request, reply: Reply | None) -> None:
-        request.clear(self._work)
+        if request.has_folder:
+            request.clear(self._work)
         for message in request.messages:
             targets = [to for to in dict.fromkeys((message.reply_to, request.consumed.job.reply_queue)) if to]
             if reply and targets:
@@ -248,7 +250,8 @@ class Queue:
         self._send_then_ack(message, request.consumed.again.unroutable(message, request.key, max(counted, 1)))
 
     def _bury_all(self, request: Request, error: Exception, detail: str) -> None:
-        request.clear(self._work)
+        if request.has_folder:
+            request.clear(self._work)
         for message in request.messages:
             self._bury(request, message, error, detail)
 

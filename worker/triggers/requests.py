@@ -69,6 +69,7 @@ class Request:
     attempts: int = 1
     deaths: int = 0
     running: bool = False
+    has_folder: bool = False
     others: list[Message] = field(default_factory=list)
 
     @classmethod
@@ -140,6 +141,7 @@ class Request:
         body = body.unfolded(self.consumed.max_unfolded)
         folder = work / self.delivery
         if body.form != "object":
+            self.has_folder = True
             files.private_folder(folder)
         delivery = Delivery(
             id=self.delivery,
@@ -159,7 +161,7 @@ class Request:
         return delivery
 
     def clear(self, work: Path) -> None:
-        """Remove what it left in the work folder."""
+        """Remove what it left in the work folder, also in an earlier attempt."""
         shutil.rmtree(work / self.delivery, ignore_errors=True)
 
     def fault(self) -> DeliveryError | None:

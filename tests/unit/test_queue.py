@@ -1,0 +1,447 @@
+"""The queue trigger and its replies, over a broker in memory and a real ledger."""
+
+import json
+import time
+
+import pytest
+from broker_twin import Twin
+
+from worker.amqp import Sent
+from worker.declare import job
+from worker.errors import DeliveryError, LeftAlone, Paused, Reject, ServerFault, Stopping, Unavailable
+from worker.jobs import Jobs
+from worker.ledger import Ledger
+from worker.outputs.reply import Replies
+from worker.pool import Pool
+from worker.runner import Runner
+from worker.stopping import Stop
+from worker.triggers import letters
+from worker.triggers.queue import Queue
+from worker.triggers.requests import Consumed
+
+NOW = 1_795_399_200.0
+
+
+class Watcher:
+    def began(self, delivery):
+        pass
+
+    def progressed(self, delivery, outcomes):
+        pass
+
+    def ended(self, delivery, error):
+        pass
+
+
+class Hands:
+    """Runs openings when told, or at once."""
+
+    def __init__(self, runner):
+        self._runner = runner
+        self.held = None
+
+    def hold(self):
+        self.held = []
+
+    def small(self, queue, openings):
+        for opening in openings:
+            self.large(opening)
+
+    def large(self, opening):
+        if self.held is not None:
+            self.held.append(opening)
+        elif delivery := opening():
+            self._runner.run(delivery)
+
+    def go_on(self):
+        held, self.held = self.held, None
+        for opening in held:
+            self.large(opening)
+
+
+class Worker:
+    """One worker; ``act`` is what its job does, ``gone`` the owners that it takes for dead."""
+
+    def __init__(self, folder, twin, *, owner="one", act=dict, gone=(), **settings):
+        @job(queue="orders", **settings)
+        def order(row, ctx):
+            self.ran.append(dict(row))
+            self.keys.append(ctx.delivery.key)
+            return act(row)
+
+        self.twin, self.ran, self.keys = twin, [], []
+        self.now = NOW
+        self.ticks = 0.0
+        self.ledger = Ledger(f"sqlite:///{folder / 'state.db'}", owner=owner, clock=lambda: self.now)
+        self.pool = Pool(1)
+        replies = Replies(max_bytes=1000, chunk_rows=10)
+        runner = Runner(
+            Jobs([order]),
+            {},
+            {"queue": replies},
+            self.pool,
+            self.ledger.state,
+            chunk_rows=10,
+            stop=Stop(),
+            watcher=Watcher(),
+        )
+        self.hands = Hands(runner)
+        self.consumed = Consumed.of(order, threads=8, max_body=1000, clock=lambda: self.now)
+        self.queue = Queue(
+            twin,
+            self.ledger.messages,
+            [self.consumed],
+            self.hands,
+            lambda name: name in gone,
+            work=folder / "work",
+            lease=30,
+            clock=lambda: self.ticks,
+        )
+        twin.consume(self.consumed.topology, prefetch=8, receive=self.queue._receive)
+
+    def turn(self, times=2):
+        """Hand out what lies in the queue, and let the desk work."""
+        self.twin.deliver("orders")
+        for _ in range(times):
+            self.queue._desk.turn()
+
+    def later(self, seconds=1.0):
+        self.ticks += seconds
+        self.now += seconds
+        self.turn()
+
+    def ask(self, value, message_id="one", **changes):
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.twin.put("orders", {"body": body, "message_id": message_id, "reply_to": "replies", **changes})
+
+    @property
+    def replies(self):
+        return [(each.type, json.loads(each.body)) for each in self.twin.published["replies"]]
+
+    @property
+    def dead(self):
+        return [each.headers["x-longshore-error"] for each in self.twin.published["orders.dead"]]
+
+    def close(self):
+        self.pool.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def twin():
+    return Twin("replies")
+
+
+@pytest.fixture
+def hire(tmp_path, twin):
+    workers = []
+
+    def hire(**settings):
+        workers.append(Worker(tmp_path, twin, **settings))
+        return workers[-1]
+
+    yield hire
+    for worker in workers:
+        worker.close()
+
+
+def raising(error):
+    def act(row):
+        raise error
+
+    return act
+
+
+def test_a_message_is_run_answered_and_then_acked(hire, twin):
+    worker = hire()
+    worker.ask({"n": 1}, correlation_id="c-1")
+    worker.turn()
+    (reply,) = twin.published["replies"]
+    assert (reply.type, reply.body, reply.correlation_id) == ("result", b'{"n":1}', "c-1")
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_message_without_a_correlation_id_is_named_by_its_message_id(hire, twin):
+    worker = hire()
+    worker.ask({"n": 1})
+    worker.turn()
+    assert twin.published["replies"][0].correlation_id == "one"
+
+
+def test_several_results_of_an_object_are_an_array(hire):
+    worker = hire(act=lambda row: [dict(row), dict(row)])
+    worker.ask({"n": 1})
+    worker.turn()
+    assert worker.replies == [("result", [{"n": 1}, {"n": 1}])]
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (raising(Reject("no")), ("rejected", {"error": "Reject", "detail": "no"})),
+        (lambda row: None, ("skipped", {})),
+    ],
+)
+def test_a_rejected_and_a_skipped_row_are_told_apart(hire, act, told):
+    worker = hire(act=act)
+    worker.ask({"n": 1})
+    worker.turn()
+    assert worker.replies == [told]
+
+
+def test_a_redelivery_joins_the_run_and_only_the_living_one_is_answered(hire, twin):
+    worker = hire()
+    worker.hands.hold()
+    worker.ask({"n": 1})
+    worker.turn()
+    for _ in range(3):
+        twin.cut("orders")
+        worker.turn()
+    worker.hands.go_on()
+    worker.turn()
+    assert len(worker.ran) == len(worker.replies) == 1
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_double_that_comes_meanwhile_gets_a_reply_of_its_own_with_the_same_id(hire, twin):
+    worker = hire()
+    worker.hands.hold()
+    worker.ask({"n": 1}, correlation_id="first")
+    worker.ask({"n": 1}, correlation_id="second")
+    worker.turn()
+    worker.hands.go_on()
+    worker.turn()
+    first, second = twin.published["replies"]
+    assert len(worker.ran) == 1
+    assert (first.correlation_id, second.correlation_id) == ("first", "second")
+    assert first.message_id == second.message_id
+
+
+def test_a_conflict_meanwhile_is_a_dead_letter_at_once(hire):
+    worker = hire()
+    worker.hands.hold()
+    worker.ask({"n": 1})
+    worker.ask({"n": 2})
+    worker.turn()
+    assert worker.dead == ["Conflict"]
+    worker.hands.go_on()
+    worker.turn()
+    assert worker.replies == [("result", {"n": 1})]
+
+
+def test_calls_are_named_alike_for_a_redelivery_and_otherwise_for_a_new_message_with_the_same_body(hire):
+    worker = hire(act=raising(Paused("not now")))
+    worker.ask({"n": 1})
+    worker.turn()
+    worker.ask({"n": 1})
+    worker.ask({"n": 1}, "two")
+    worker.turn()
+    first, again, other = worker.keys
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "queue", "headers"),
+    [
+        (Unavailable("billing", "down"), 0, "orders.retry.1", {"x-longshore-attempts": 1}),
+        (Unavailable("billing", "down"), 2, "orders.retry.16", {"x-longshore-attempts": 3}),
+        (Unavailable("billing", "down"), 99, "orders.retry.30", {"x-longshore-attempts": 100}),
+        (Unavailable("billing", "busy", retry_after=10), 0, "orders.retry.16", {"x-longshore-attempts": 1}),
+        (LeftAlone("billing", "down", retry_after=3), 5, "orders.retry.4", {"x-longshore-attempts": 5}),
+        (ServerFault("billing", "broken", 500), 0, "orders.retry.1", {"x-longshore-faults": 1}),
+    ],
+)
+def test_what_waits_goes_through_a_retry_queue_after_waits_that_grow(hire, twin, error, attempts, queue, headers):
+    worker = hire(act=raising(error))
+    worker.ask({"n": 1}, headers={letters.ATTEMPTS: attempts, "x-death": [{"count": 1}], "theirs": "kept"})
+    worker.turn()
+    (copy,) = twin.published[queue]
+    assert copy.headers.items() >= headers.items()
+    assert (copy.body, copy.message_id, copy.reply_to) == (b'{"n": 1}', "one", "replies")
+    assert copy.headers["theirs"] == "kept"
+    assert "x-death" not in copy.headers
+    assert twin.unsettled("orders") == 0
+    assert worker.dead == []
+
+
+def test_a_backend_that_asks_for_a_long_pause_gets_it_in_several_turns(hire, twin):
+    worker = hire(act=raising(Unavailable("billing", "busy", retry_after=100)))
+    worker.ask({"n": 1})
+    worker.turn()
+    (copy,) = twin.published["orders.retry.30"]
+    worker.now += 30
+    worker.ask({"n": 1}, headers=copy.headers)
+    worker.turn()
+    assert len(worker.ran) == 1
+    assert len(twin.published["orders.retry.30"]) == 2
+    worker.now += 80
+    worker.ask({"n": 1}, headers=copy.headers)
+    worker.turn()
+    assert len(worker.ran) == 2
+
+
+def test_after_max_attempts_an_outage_makes_a_dead_letter_only_where_the_job_says_so(hire, twin):
+    worker = hire(act=raising(Unavailable("billing", "down")), max_attempts=3)
+    worker.ask({"n": 1}, headers={letters.ATTEMPTS: 1})
+    worker.ask({"n": 1}, "two", headers={letters.ATTEMPTS: 2})
+    worker.turn()
+    assert worker.dead == ["Unavailable"]
+    assert twin.published["orders.dead"][0].message_id == "two"
+
+
+def test_what_is_left_by_a_stopping_worker_goes_back_into_the_queue(hire, twin):
+    worker = hire(act=raising(Stopping("the worker is stopping")))
+    worker.ask({"n": 1})
+    worker.turn()
+    assert len(twin.queues["orders"]) == 1
+    assert worker.ledger.counts()["waiting"] == 1
+
+
+def test_a_reply_that_is_too_large_makes_a_dead_letter(hire):
+    worker = hire(act=lambda row: {"much": "x" * 2000})
+    worker.ask({"n": 1})
+    worker.ask([{"n": 1}], "two")
+    worker.turn()
+    assert worker.dead == ["DeliveryError"] * 2
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_reply_that_nobody_takes_is_tried_again_through_a_retry_queue(hire, twin, times):
+    worker = hire()
+    worker.ask({"n": 1}, reply_to="nowhere", headers={letters.UNROUTABLE: times} if times else {})
+    worker.turn()
+    copies = twin.published["orders.retry.1"] + twin.published["orders.retry.4"]
+    assert [copy.headers[letters.UNROUTABLE] for copy in copies] == [times + 1]
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_reply_that_nobody_takes_for_the_third_time_makes_a_dead_letter(hire):
+    worker = hire()
+    worker.ask({"n": 1}, reply_to="nowhere", headers={letters.UNROUTABLE: 2})
+    worker.turn()
+    assert worker.dead == ["Unroutable"]
+
+
+def test_a_full_queue_of_replies_is_an_outage_and_makes_no_dead_letter(hire, twin):
+    twin.refusing["replies"] = Sent.REFUSED
+    worker = hire()
+    worker.ask({"n": 1}, headers={letters.UNROUTABLE: 2})
+    worker.turn()
+    assert worker.dead == []
+    assert twin.published["orders.retry.4"]
+
+
+@pytest.mark.parametrize("how", [Sent.RETURNED, Sent.REFUSED])
+def test_a_dead_letter_that_nobody_takes_leaves_the_message_where_it_is(hire, twin, how):
+    worker = hire(act=raising(DeliveryError("useless")))
+    twin.refusing["orders.dead"] = how
+    worker.ask({"n": 1})
+    worker.turn()
+    assert twin.unsettled("orders") == 1
+    worker.later(10)
+    assert len(twin.queues["orders"]) == 1
+    del twin.refusing["orders.dead"]
+    worker.later(10)
+    assert twin.unsettled("orders") == 0
+    assert len(worker.ran) == 1
+
+
+def test_a_dead_letter_keeps_the_senders_headers_unless_they_cannot_be_sent(hire, twin):
+    worker = hire(act=raising(DeliveryError("useless")))
+    worker.ask({"n": 1}, headers={"theirs": "kept"})
+    worker.turn()
+    assert twin.published["orders.dead"][0].headers["theirs"] == "kept"
+
+
+def test_a_message_whose_properties_cannot_be_read_is_a_dead_letter(hire):
+    worker = hire()
+    worker.ask({"n": 1}, unreadable="its headers cannot be read")
+    worker.turn()
+    assert (worker.dead, worker.ran) == (["DeliveryError"], [])
+
+
+def test_a_failed_message_is_dead_again_when_it_is_redelivered_and_run_when_it_is_replayed(hire, twin):
+    worker = hire(act=raising(DeliveryError("useless")))
+    worker.ask({"n": 1})
+    worker.turn()
+    twin.queues["orders"].append(({"body": b'{"n": 1}', "message_id": "one"}, True))
+    worker.turn()
+    assert (worker.dead, len(worker.ran)) == (["DeliveryError"] * 2, 1)
+    worker.ask({"n": 1})
+    worker.turn()
+    assert len(worker.ran) == 2
+
+
+def test_what_a_dead_worker_was_at_is_run_alone(hire, twin, tmp_path):
+    first = hire(owner="first")
+    first.hands.hold()
+    for name in ("a", "b"):
+        first.ask({"n": name}, name)
+    first.turn()
+    twin.cut("orders")
+    heir = hire(owner="heir", gone=["first"])
+    heir.hands.hold()
+    heir.ask({"n": "new"}, "new")
+    heir.turn(5)
+    for name in ("new", "a", "b"):
+        assert len(heir.hands.held) == 1
+        heir.hands.go_on()
+        assert heir.ran[-1] == {"n": name}
+        heir.hands.hold()
+        heir.turn(5)
+    assert heir.ledger.counts()["running"] == 0
+
+
+def test_what_another_worker_is_at_is_waited_for(hire, twin):
+    first, second = hire(owner="first"), hire(owner="second")
+    first.twin._receive["orders"] = first.queue._receive
+    first.hands.hold()
+    first.ask({"n": 1}, correlation_id="first")
+    first.turn()
+    second.twin._receive["orders"] = second.queue._receive
+    second.ask({"n": 1}, correlation_id="second")
+    second.turn()
+    first.hands.go_on()
+    first.queue._desk.turn()
+    second.later(2)
+    assert [reply.correlation_id for reply in twin.published["replies"]] == ["first", "second"]
+    assert (len(first.ran), len(second.ran)) == (1, 0)
+
+
+def test_while_the_ledger_is_away_nothing_is_begun_and_nothing_is_lost(hire, twin, monkeypatch, capture_log):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    worker = hire()
+    record = worker.ledger.messages.record
+
+    def away(*_):
+        raise Paused("the ledger cannot be used: it is locked")
+
+    monkeypatch.setattr(worker.ledger.messages, "record", away)
+    worker.ask({"n": 1})
+    worker.turn(3)
+    assert worker.ran == []
+    monkeypatch.setattr(worker.ledger.messages, "record", record)
+    worker.hands.hold()
+    worker.turn()
+    monkeypatch.setattr(worker.ledger.messages, "record", away)
+    worker.hands.go_on()
+    worker.turn(3)
+    assert worker.replies == []
+    monkeypatch.setattr(worker.ledger.messages, "record", record)
+    worker.turn()
+    assert (len(worker.ran), len(worker.replies)) == (1, 1)
+    assert [event["event"] for event in capture_log].count("messages wait for the ledger") == 2
+
+
+def test_no_more_messages_are_taken_ahead_than_memory_holds():
+    @job(queue="orders", concurrency=100)
+    def order(row, ctx):
+        """Never called here."""
+
+    def prefetch(max_body, **changes):
+        return Consumed.of(order, max_body=max_body, clock=time.time, **{"threads": 256, **changes}).prefetch
+
+    assert prefetch(2**20) == 200
+    assert prefetch(2**20, threads=8) == 64
+    assert prefetch(2**24) == 64
+    assert prefetch(2**30) == 1
