@@ -225,6 +225,14 @@ def test_a_header_that_cannot_be_sent_is_refused_without_its_value():
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("method", ["GET /secret HTTP/1.1\r\nX-A:", "", "GÉT", "GET "])
+def test_a_method_that_is_none_is_refused_unquoted(method):
+    billing = opened([])
+    with pytest.raises(Refused, match="the request's method") as caught:
+        billing.at().request(method, "/plans")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [429, 502, 503])
 def test_a_pause_that_the_backend_asks_of_one_row_holds_for_the_others(status):
     billing = opened([answer(status=status, Retry_After="20"), answer({})], retries=0)

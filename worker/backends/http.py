@@ -135,7 +135,7 @@ class Http:
             request = prepare(call, url)
         except (TypeError, ValueError):
             # Without its cause, which quotes the URL or the header.
-            raise Refused(self.name, "the request's path, parameters or headers cannot be sent") from None
+            raise Refused(self.name, "the request's method, path, parameters or headers cannot be sent") from None
         return ticket(request) if ticket else request
 
     def _follow(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:

@@ -17,12 +17,15 @@ _COMMON = (("User-Agent", "longshore"), ("Accept", "application/json, */*;q=0.1"
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
 _PLAIN = (dict, list, type(None))
 _TEXT = (str, bytes)
+_METHOD = re.compile(r"[A-Z]+(?:-[A-Z]+)*", re.ASCII)
 # RFC 9110 sections 5.1 and 5.5, each a line of its own so that a name cannot end early.
 _FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 
 
 def prepare(call: Call, url: str) -> requests.PreparedRequest:
     """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
+    if not _METHOD.fullmatch(call.method):
+        raise ValueError("the method cannot be sent")
     request = requests.PreparedRequest()
     request.method = call.method
     request.headers = Headers(_COMMON)
