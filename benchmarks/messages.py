@@ -64,8 +64,14 @@ def client(name: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def rate(broker: RabbitMQ, name: str, count: int) -> float:
-    """Replies a second."""
+def megabytes(process: subprocess.Popen[bytes]) -> float:
+    """What a process holds in memory."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1024
+
+
+def rate(broker: RabbitMQ, name: str, count: int) -> tuple[float, float, float]:
+    """Replies a second, and the client's memory after the first tenth and at the end."""
     with broker.connect() as connection:
         channel = connection.channel()
         for queue in (REQUESTS, REPLIES):
@@ -73,8 +79,11 @@ def rate(broker: RabbitMQ, name: str, count: int) -> float:
         fill(channel, count)
         with client(name, broker.url()) as process:
             begun, first = wait_for(channel, 1, process)
+            wait_for(channel, count // 10, process)
+            early = megabytes(process)
             ended, last = wait_for(channel, count, process)
-    return (last - first) / (ended - begun)
+            late = megabytes(process)
+    return (last - first) / (ended - begun), early, late
 
 
 def wait_for(channel: BlockingChannel, count: int, process: subprocess.Popen[bytes]) -> tuple[float, int]:
@@ -94,7 +103,7 @@ def main() -> None:
     arguments.add_argument("--messages", type=int, default=20_000)
     arguments.add_argument("--clients", nargs="+", default=["raw", "broker", "worker"])
     options = arguments.parse_args()
-    rates: dict[str, list[float]] = {name: [] for name in options.clients}
+    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in options.clients}
     with rabbitmq() as broker:
         with broker.connect() as connection:
             for queue in (REQUESTS, REPLIES):
@@ -102,10 +111,10 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, found in rates.items():
                 found.append(rate(broker, name, options.messages))
-    usual = {name: statistics.median(found) for name, found in rates.items()}
-    print(f"{'client':>10} {'messages/s':>12} {'ratio':>8}")
-    for name, each in usual.items():
-        print(f"{name:>10} {each:>12,.0f} {each / usual[options.clients[0]]:>8.2f}")
+    usual = {name: [statistics.median(each) for each in zip(*found, strict=True)] for name, found in rates.items()}
+    print(f"{'client':>10} {'messages/s':>12} {'ratio':>8} {'MB early':>10} {'MB late':>10}")
+    for name, (each, early, late) in usual.items():
+        print(f"{name:>10} {each:>12,.0f} {each / usual[options.clients[0]][0]:>8.2f} {early:>10.0f} {late:>10.0f}")
 
 
 if __name__ == "__main__":

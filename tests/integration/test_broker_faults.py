@@ -86,18 +86,6 @@ def test_whatever_happens_to_the_broker_every_request_gets_its_reply_and_none_is
         assert set(drained(own_rabbitmq, "answers")) == {f"{each}-reply" for each in sent}
 
 
-def test_a_broker_that_comes_later_is_waited_for():
-    with rabbitmq() as server:
-        server.stop()
-        with connected(server.url()) as broker:
-            requests, post = inbox(broker, ready=False), Post(broker)
-            eventually(lambda: broker.state.reason == "Connection refused")
-            server.start()
-            eventually(requests.consumption.begun.is_set)
-            early = post.send("q")
-            assert (requests.next().message_id, post.end()[1]) == (early, Sent.CONFIRMED)
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("authority"))
@@ -107,6 +95,17 @@ def authority(tmp_path_factory):
 def tls_broker(authority):
     with rabbitmq(tls=(authority.ca_file, authority.pair("broker"))) as server:
         yield server
+
+
+def test_a_broker_that_comes_later_is_waited_for(tls_broker):
+    tls_broker.stop()
+    with connected(tls_broker.url()) as broker:
+        requests, post = inbox(broker, ready=False), Post(broker)
+        eventually(lambda: broker.state.reason == "Connection refused")
+        tls_broker.start()
+        eventually(requests.consumption.begun.is_set)
+        early = post.send("q")
+        assert (requests.next().message_id, post.end()[1]) == (early, Sent.CONFIRMED)
 
 
 def test_amqps_takes_a_private_authority_and_shows_a_certificate(tls_broker, authority):

@@ -116,6 +116,7 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": f"{folder}/data",
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RUNNING_UNDER_SYSTEMD": "yes",  # no shell between it and what ends it with the tests
         }
 
     def _start(self, program, *arguments):
