@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -171,6 +172,8 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "schedule", fault
     if job.source and not job.schedule:
         yield "source", "nothing would ask for its rows; write schedule too"
+    if job.source and not _is_source(job.source):
+        yield "source", "it must be a plain function of one argument, ctx, that yields mappings"
     if job.source and job.files:
         yield "source", "the ticks are for either source or files; write one of them, or make two jobs"
     if job.misfire not in get_args(Misfire):
@@ -201,6 +204,16 @@ def _queue_fault(name: str) -> str:
     if len(name.encode()) > 240:
         return "its name is longer than 240 bytes, and those of its retry queues would be longer than the broker takes"
     return "names that begin with amq. are the broker's own" if name.startswith("amq.") else ""
+
+
+def _is_source(source: Callable[..., object]) -> bool:
+    if not callable(source) or inspect.iscoroutinefunction(source) or inspect.isasyncgenfunction(source):
+        return False
+    try:
+        inspect.signature(source).bind("ctx")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _cron_fault(schedule: str) -> str:

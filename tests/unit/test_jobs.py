@@ -200,6 +200,8 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("source=list, schedule='0 2 * * *', files='a'", "source: the ticks are for either"),
         ("source=list, schedule='0 2 * *'", "schedule: it has 4 fields; write five"),
         ("source=list, schedule='0 26 * * *'", "schedule: '26' is no hour; write 0 to 23"),
+        ("source=lambda: [], schedule='0 2 * * *'", "source: it must be a plain function of one argument, ctx"),
+        ("source='rows', schedule='0 2 * * *'", "source: it must be a plain function of one argument, ctx"),
         ("overlap='wait'", "overlap: 'wait' is unknown; write one of skip, queue"),
         ("misfire='never'", "misfire: 'never' is unknown; write one of once, skip, all"),
         ("timezone='Europe/Nowhere'", "timezone: 'Europe/Nowhere' is unknown"),
