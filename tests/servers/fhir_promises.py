@@ -6,16 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from servers.lossy import lossy
 
+from worker import jobs
 from worker.backends import open_backend
 from worker.backends.by_id import ById, Learnt
 from worker.config import FhirSettings
 from worker.errors import Refused
 from worker.records import Meter, RowKey
 
+JOBS = Path(__file__).parents[2] / "jobs"
 SYSTEM = "http://ids.example"
 TOLD = {"url": "http://x.example/as-told", "valueBoolean": True}
 # Long enough that a list of fifty is no matter for a URL.
@@ -247,3 +251,18 @@ class FhirServerPromises:
         after = ehr.at().read("Practitioner", id_)
         assert {key: value for key, value in before.items() if key != "meta"} == written
         assert {key: value for key, value in after.items() if key != "meta"} == {**written, "active": True}
+
+    def test_what_changed_is_found_once_by_the_servers_own_clock(self, ehr):
+        changed = jobs.load(JOBS, {})["changed_practitioners"].source
+        state = {}
+
+        def night():
+            return [found["id"] for found in changed(SimpleNamespace(fhir={"ehr": ehr.at()}, state=state))]
+
+        id_ = new_id()
+        ehr.at().update(nurse(id=id_))
+        assert night().count(id_) == 1
+        assert night() == []
+        ehr.at().update(nurse(id=id_, active=True))
+        assert night() == [id_]
+        assert night() == []
