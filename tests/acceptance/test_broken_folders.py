@@ -73,5 +73,6 @@ def test_a_damaged_ledger_is_said_to_be_damaged_and_left_as_it_is(tmp_path: Path
         assert done.returncode == 2
         assert "ledger" in done.stdout + done.stderr
         assert "not a database" in done.stdout + done.stderr
+        assert "move it away with its -wal and -shm" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
     assert ledger.read_bytes() == before

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from file_worker import CSV, Clock, FileWorker, another_file_system, rows
 
@@ -66,10 +68,17 @@ def test_what_is_no_claimed_file_is_left_alone(worker):
     assert orphans(worker.ledger, worker.folders) == []
 
 
-def test_an_inbox_that_is_missing_hides_nothing_else(worker):
+@pytest.mark.parametrize("trouble", [FileNotFoundError, PermissionError, OSError])
+def test_an_inbox_that_cannot_be_read_now_hides_nothing_else(worker, monkeypatch, trouble):
     before = worker.claim()
-    worker.folders.inbox.rmdir()
     heir = after_the_loss(worker)
-    heir.folders.inbox.rmdir()
+    iterdir = Path.iterdir
+
+    def away(path):
+        if path == heir.folders.inbox:
+            raise trouble(5, "away")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", away)
     assert [orphan.id for orphan in orphans(heir.ledger, heir.folders)] == [before.id]
     heir.ledger.close()

@@ -36,7 +36,7 @@ def adopt(ledger: Ledger, folders: Folders) -> None:
 
 
 def orphans(ledger: Ledger, folders: Folders) -> list[Orphan]:
-    """All of them; raises ``OSError``."""
+    """All of them; raises ``OSError`` where the work folder cannot be read."""
     found = {orphan.id: orphan for orphan in (*_in_the_inbox(folders.inbox), *_in_work(folders.work))}
     known = ledger.known(found)
     return [orphan for orphan in found.values() if orphan.id not in known]
@@ -54,7 +54,7 @@ def _in_work(work: Path) -> Iterator[Orphan]:
 
 
 def _in_the_inbox(inbox: Path) -> Iterator[Orphan]:
-    with suppress(FileNotFoundError):  # a share that is not mounted now
+    with suppress(OSError):  # not mounted, or not readable now: every look at it says so, and a later start looks here
         for file in inbox.iterdir():
             if found := _TAKEN.fullmatch(file.name):
                 yield Orphan(found[1], found[2], attempts=0)
