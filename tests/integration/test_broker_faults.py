@@ -105,7 +105,9 @@ def test_a_broker_that_comes_later_is_waited_for(tls_broker):
         tls_broker.start()
         eventually(requests.consumption.begun.is_set)
         early = post.send("q")
-        assert (requests.next().message_id, post.end()[1]) == (early, Sent.CONFIRMED)
+        message = requests.next()
+        assert (message.message_id, post.end()[1]) == (early, Sent.CONFIRMED)
+        message.ack()
 
 
 def test_amqps_takes_a_private_authority_and_shows_a_certificate(tls_broker, authority):
