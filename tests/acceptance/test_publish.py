@@ -22,7 +22,7 @@ def queue_project(tmp_path, broker_url):
 
 
 @contextmanager
-def answering(broker_url, kind="result", encode=lambda body: (body, "")):
+def answering(broker_url, kind="result", encode=lambda body: (body, ""), times=1):
     """Whoever asks on the queue q gets the request back."""
     with connected(broker_url) as broker:
 
@@ -31,6 +31,8 @@ def answering(broker_url, kind="result", encode=lambda body: (body, "")):
                 body, encoding = encode(message.body)
                 properties = {"correlation_id": message.message_id, "type": kind, "content_encoding": encoding}
                 reply = Outgoing(message.reply_to, body, f"{message.message_id}-reply", **properties)
+                for _ in range(times - 1):
+                    broker.publish(reply, lambda _: None)
                 broker.publish(reply, lambda _, message=message: message.ack())
 
         requests = inbox(broker)
@@ -63,6 +65,13 @@ def test_the_reply_is_printed(longshore, queue_project, broker_url):
     with answering(broker_url, encode=lambda body: (gzip.compress(body), "gzip")):
         done = longshore("publish", "q", "client.json", "--wait", cwd=queue_project)
     assert (done.returncode, done.stdout) == (0, f"{REQUEST}\n")
+
+
+def test_a_reply_that_a_crash_let_come_twice_counts_once(longshore, queue_project, broker_url):
+    with answering(broker_url, times=2):
+        done = longshore("publish", "q", "client.json", "--wait", "--json", "--count", 20, cwd=queue_project)
+    replies = [json.loads(line)["correlation_id"] for line in done.stdout.splitlines()]
+    assert len(set(replies)) == len(replies) == 20
 
 
 def test_a_rejection_is_printed_and_exits_with_1(longshore, queue_project, broker_url):

@@ -98,6 +98,7 @@ class _Exchange:
         self._timeout = timeout
         self._events: SimpleQueue[Sent | Message] = SimpleQueue()
         self._under_way = 0
+        self._replies: set[str] = set()
 
     def send(self, count: int, counted: Callable[[], None]) -> Iterator[Message]:
         """Yields the replies, if the request wants any, and calls ``counted`` for each that is done.
@@ -135,6 +136,9 @@ class _Exchange:
             raise Unavailable("amqp", self._silence()) from None
         name = self._request.routing_key
         if isinstance(event, Message):
+            if event.message_id and event.message_id in self._replies:
+                return  # after a crash a worker sends a reply again that had arrived
+            self._replies.add(event.message_id)
             self._under_way -= 1
             counted()
             yield event
