@@ -34,6 +34,11 @@ class Engine:
             list(map(str, command)), env=self._environment, **{"capture_output": True, "text": True, **options}
         )
 
+    def begin(self, *command, **options):
+        """The process, with pipes for its text."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(list(map(str, command)), env=self._environment, **pipes, **options)
+
     def answers(self):
         return self.docker("info", timeout=START_SECONDS).returncode == 0
 

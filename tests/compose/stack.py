@@ -5,9 +5,10 @@ import json
 import time
 
 from documentation import ROOT
-from servers.programs import need
+from servers.programs import free_ports, need
 
 PROJECT = "longshore-walkthrough"
+PORT = "LONGSHORE_RABBITMQ_PORT"
 UP_SECONDS = 900
 SECONDS = 120
 FOLDER = "/srv/longshore"
@@ -22,7 +23,16 @@ class Stack:
         self._program = "docker compose" if plugin else "docker-compose"
         if not plugin:
             need("docker-compose")
-        self._command = [*self._program.split(), "--project-name", PROJECT, "--project-directory", ROOT]
+        port, self._page_port = free_ports(2)
+        self._command = [
+            "env",
+            f"{PORT}={port}",
+            *self._program.split(),
+            "--project-name",
+            PROJECT,
+            "--project-directory",
+            ROOT,
+        ]
         for file in (ROOT / "docker-compose.yml", *files):
             self._command += ["--file", file]
 
@@ -43,7 +53,7 @@ class Stack:
     def as_written(self, command):
         """What becomes of a command of the documentation, in a project of its own."""
         command = command.replace("docker compose", f"{self._program} --project-name {PROJECT}-page")
-        return self.engine.run("bash", "-c", command, cwd=ROOT, timeout=UP_SECONDS)
+        return self.engine.run("env", f"{PORT}={self._page_port}", "bash", "-c", command, cwd=ROOT, timeout=UP_SECONDS)
 
     def docker(self, *arguments, **options):
         done = self.engine.docker(*arguments, **{"timeout": SECONDS, **options})
@@ -52,11 +62,32 @@ class Stack:
 
     def workers(self):
         """The workers' containers that run."""
-        labels = [f"label=com.docker.compose.{name}" for name in (f"project={PROJECT}", "service=worker")]
-        return self.docker("ps", "--quiet", "--filter", labels[0], "--filter", labels[1]).split()
+        labels = (f"project={PROJECT}", "service=worker", "oneoff=False")
+        filters = [f"--filter=label=com.docker.compose.{label}" for label in labels]
+        return self.docker("ps", "--quiet", *filters).split()
+
+    @contextlib.contextmanager
+    def asking(self, container, body, count):
+        """An asker in a container, which sends a message ``count`` times; its output is the replies."""
+        asker = ("longshore", "publish", "clients.summary", "-", "--wait", "--json", "--count", count)
+        with self.engine.begin("docker", "exec", "--interactive", container, *asker) as process:
+            process.stdin.write(body)
+            process.stdin.close()
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def scaled(self, count):
+        """So many workers; returns their containers when they all work."""
+        self.compose("up", "--detach", "--no-build", "--scale", f"worker={count}")
+        self.wait(lambda: sum("worker started" in self.log(each) for each in self.workers()) == count)
+        return self.workers()
 
     def log(self, container):
-        done = self.engine.docker("logs", container)
+        """What a container has said since it was started last."""
+        start = self.docker("inspect", "--format", "{{.State.StartedAt}}", container).strip()
+        done = self.engine.docker("logs", "--since", start, container)
         return done.stdout + done.stderr
 
     def inside(self, *command, **options):

@@ -1,5 +1,6 @@
 """`make compose-test`: the image is built, docker-compose.yml brought up and used, and all of it taken down again."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from documentation import ROOT, commands_with_docker, snippets
 BIN = Path(sys.executable).parent
 SAMPLES = ROOT / "sample_inbox"
 CLIENTS = SAMPLES / "clients.csv"
+with CLIENTS.open(newline="") as rows:
+    MESSAGE = json.dumps(next(csv.DictReader(rows)))
+MESSAGES = 300
 PAGE = ROOT / "docs" / "how-to" / "run-in-containers.md"
 IN_A_READ_ONLY_CONTAINER = ("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--workdir", "/tmp", "longshore")
 
@@ -70,9 +74,15 @@ def test_a_file_that_is_dropped_comes_out_as_results(stack):
     assert (delivery["state"], manifest["rows_in"], manifest["results"], manifest["rejected"]) == ("done", 40, 30, 10)
 
 
+def test_a_message_is_answered(stack):
+    said = stack.inside("longshore", "publish", "clients.summary", "-", "--wait", "--json", input=MESSAGE)
+    answer = json.loads(said)
+    assert answer["type"] == "result"
+    assert json.loads(answer["reply"])["client_id"] == json.loads(MESSAGE)["client_id"]
+
+
 def test_a_dead_containers_file_is_finished_by_another_one(stack):
-    stack.compose("up", "--detach", "--no-build", "--scale", "worker=3")
-    stack.wait(lambda: len([each for each in stack.workers() if "worker started" in stack.log(each)]) == 3)
+    stack.scaled(3)
     stack.drop(CLIENTS, "clients-of-the-dead.csv")
 
     owner = stack.wait(lambda: owner_of("clients-of-the-dead.csv", stack))
@@ -90,7 +100,7 @@ def owner_of(source, stack):
 
 
 def test_a_fleet_runs_each_of_many_files_once(stack):
-    stack.compose("up", "--detach", "--no-build", "--scale", "worker=3")
+    stack.scaled(3)
     names = [f"clients-{number}.csv" for number in range(12)]
     for name in names:
         stack.drop(SAMPLES / "clients-with-mistakes.csv", name)
@@ -99,8 +109,18 @@ def test_a_fleet_runs_each_of_many_files_once(stack):
     assert stack.inside("longshore", "verify")
 
 
+def test_each_message_is_answered_once_though_a_container_dies_meanwhile(stack):
+    unlucky, lucky, _ = stack.scaled(3)
+    with stack.asking(lucky, MESSAGE, MESSAGES) as asker:
+        replies = [json.loads(asker.stdout.readline())]
+        stack.docker("kill", unlucky)
+        replies += map(json.loads, asker.stdout)
+    assert len({reply["correlation_id"] for reply in replies}) == len(replies) == MESSAGES
+    assert {reply["type"] for reply in replies} == {"result"}
+
+
 def test_a_container_that_is_stopped_ends_by_itself(stack):
-    worker = stack.workers()[0]
+    worker, *_ = stack.scaled(3)
     stack.docker("stop", worker)
     assert stack.docker("inspect", "--format", "{{.State.ExitCode}}", worker).strip() == "0"
 
@@ -122,7 +142,7 @@ def test_every_command_of_the_page_succeeds(stack):
     assert len(commands) > 5
     try:
         for command in commands:
-            done = stack.as_written(command)
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+            # Some seconds pass until the queue is there.
+            stack.wait(lambda command=command: stack.as_written(command).returncode == 0)
     finally:
         stack.as_written("docker compose down --volumes")
