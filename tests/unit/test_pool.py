@@ -325,3 +325,64 @@ def test_a_caller_that_goes_away_hurries_what_is_under_way(opened):
     assert next(results) == [0]
     results.close()
     assert hurried.is_set()
+
+
+def test_what_comes_by_a_lane_is_worked_on_one_by_one_for_as_long_as_the_pool_is_open(opened):
+    done, over = [], threading.Event()
+
+    def work(item):
+        done.append(item)
+        if len(done) == 20:
+            over.set()
+
+    lane = opened(2).lane(work)
+    for item in range(20):
+        lane.put([item])
+    assert over.wait(SECONDS)
+    assert sorted(done) == list(range(20))
+
+
+def test_a_lane_has_a_limit_of_its_own(opened):
+    inside, most, done = [], [], threading.Semaphore(0)
+
+    def work(item):
+        inside.append(item)
+        most.append(len(inside))
+        inside.remove(item)
+        done.release()
+
+    lane = opened(8).lane(work, limit=1)
+    lane.put(range(50))
+    assert all(done.acquire(timeout=SECONDS) for _ in range(50))
+    assert max(most) == 1
+
+
+def test_what_waits_in_a_lane_behind_an_item_that_takes_its_time_gets_another_thread(opened):
+    pool, blocked, last = opened(4), threading.Event(), threading.Event()
+
+    def work(item):
+        if item == "slow":
+            blocked.wait(SECONDS)
+        if item == "last":
+            last.set()
+
+    lane = pool.lane(work)
+    for _ in range(200):  # quick ones: the lane takes one thread for enough
+        lane.put(["quick"])
+    lane.put(["slow", "last"])
+    while not last.wait(0.01):
+        lane.put([])
+    assert not blocked.is_set()
+    blocked.set()
+
+
+def test_a_thread_of_the_pool_that_has_items_of_its_own_works_them_off_itself(opened):
+    pool, results, over = opened(1), [], threading.Event()
+
+    def work(item):
+        results.extend(chain.from_iterable(pool.run(lambda inner: inner + item, [[1, 2], [3]])))
+        over.set()
+
+    pool.lane(work).put([10])
+    assert over.wait(SECONDS)
+    assert results == [11, 12, 13]
