@@ -48,6 +48,7 @@ _ERRORS = {
     pycurl.E_SSL_CERTPROBLEM: requests.exceptions.SSLError,
     pycurl.E_COULDNT_RESOLVE_PROXY: requests.exceptions.ProxyError,
 }
+_FIRST_PIECE = 2**12  # most answers; memory that is asked for and not used costs more than to read them
 _PIECE = 2**16
 _SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
@@ -249,7 +250,7 @@ class _Connection:
             if self._is_answering:
                 self._watch_the_time()
             try:
-                data: bytes = self._curl.recv(_PIECE)
+                data: bytes = self._curl.recv(_PIECE if self._is_answering else _FIRST_PIECE)
             except BlockingIOError:
                 # Also after a signal, whose handler has run by now.
                 if time.monotonic() - began >= 0.9 * self._patience > 0:
