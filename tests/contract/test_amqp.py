@@ -114,6 +114,7 @@ def test_a_made_up_target_for_a_direct_reply_is_returned_and_touches_nothing_els
     requests, post = inbox(broker), Post(broker)
     forged = post.send("amq.rabbitmq.reply-to.x.y")
     assert post.end() == (forged, Sent.RETURNED)
+    assert broker.state.up
     post.send("q")
     post.end()
     assert requests.next().generation == 1

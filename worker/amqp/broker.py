@@ -62,8 +62,8 @@ class Broker:
 
     @property
     def state(self) -> State:
-        """The worst of its connections'; from any thread."""
-        states = [self._links[purpose].state for purpose in sorted(self._used)]
+        """The worst of its connections'; from any thread. Not of the one that a made-up target may close."""
+        states = [self._links[purpose].state for purpose in ("consuming", "publishing") if purpose in self._used]
         return min(states, key=lambda state: (state.up, not state.blocked), default=self._links["consuming"].state)
 
     def start(self) -> None:

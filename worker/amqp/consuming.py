@@ -46,7 +46,7 @@ class Intake:
     def deliver(self) -> None:
         """Hand over what has arrived."""
         arrived, self._arrived = self._arrived, []
-        if not arrived:
+        if not arrived or not self._channel.is_open:  # in which case they come again, on another one
             return
         try:
             self._receive(arrived)

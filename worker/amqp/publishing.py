@@ -99,7 +99,9 @@ class Publisher:
         was_sent, self._sent, self._channel = list(self._sent.values()), {}, None
         self._opening = False
         if isinstance(error, Declined) and error.code != CONNECTION_FORCED and was_sent:
-            log.get_logger().warning("message not taken", reason=str(error), suspects=len(was_sent))
+            # Without the rest of what it says, which may be an address that the asker gave.
+            reason = f"{error.code} {error.said.partition(' ')[0]}"
+            log.get_logger().warning("message not taken", reason=reason, suspects=len(was_sent))
             self._suspects = len(was_sent)
             if self._suspects == 1:
                 item = was_sent.pop()
