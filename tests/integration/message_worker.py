@@ -69,9 +69,12 @@ class MessageWorker:
 
     def run_once(self):
         """``longshore run --once``; its exit code and what it said."""
-        command = [sys.executable, "-m", "worker", "--config", self.folder / "longshore.toml", "run", "--once"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = self.longshore("run", "--once")
         return done.returncode, done.stderr
+
+    def longshore(self, *arguments):
+        command = [sys.executable, "-m", "worker", "--config", self.folder / "longshore.toml", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
 
     def _log(self, name):
         return self.folder / f"{name}.log"

@@ -132,3 +132,30 @@ def test_a_message_that_wants_no_reply_is_run_and_acked(worker, asker, orders):
         wait_for(lambda: "quiet" in orders.orders.values(), process)
         assert stopped(process) == 0
     assert asker.length("orders") == asker.length("orders.dead") == 0
+
+
+def test_where_operations_declares_the_queues_no_worker_starts_without_a_place_for_dead_letters(worker, asker):
+    project = worker(options='declare="passive"')
+    asker.declare("orders", *(f"orders.retry.{seconds}" for seconds in (1, 4, 16, 30)))
+    refused = project.longshore("run")
+    assert (refused.returncode, "orders.dead" in refused.stderr) == (2, True)
+    asker.declare("orders.dead")
+    with project.running() as process:
+        asker.ask({"client": "1"})
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+
+
+def test_status_and_show_tell_of_messages_and_retry_says_where_a_failed_one_lies(worker, asker):
+    project = worker()
+    asker.declare("orders")
+    asker.ask({"client": "1"}, {"client": "useless"})
+    project.run_once()
+    status = json.loads(project.longshore("status", "--json").stdout)
+    assert status["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 1}
+    (failed,) = [each for each in status["deliveries"] if each["state"] == "failed"]
+    assert (failed["trigger"], failed["source"], failed["job"]) == ("queue", "orders", "order")
+    assert failed["error"] == "nothing can be done about it"
+    assert "nothing can be done about it" in project.longshore("show", failed["delivery"]).stdout
+    again = project.longshore("retry", failed["delivery"])
+    assert (again.returncode, "orders.dead" in again.stderr) == (2, True)
