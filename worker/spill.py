@@ -39,13 +39,16 @@ class Spill:
         self._path = path
 
     def write(
-        self, rows: Iterable[Mapping[str, Any]], state: Mapping[str, Any], *, by: str, guard: Callable[[], None]
+        self, rows: Iterable[Mapping[str, Any]], state: Mapping[str, Any], *, attempt: int, guard: Callable[[], None]
     ) -> None:
-        """Take all rows, and then what ``state`` has become; ``guard`` is asked before the file appears."""
-        for left_over in self._path.parent.glob(files.hidden(self._path, "*").name):
-            left_over.unlink(missing_ok=True)
+        """Take all rows, and then what ``state`` has become; ``guard`` is asked before the file appears.
+
+        What earlier attempts left half written is removed.
+        """
+        for earlier in range(1, attempt):
+            files.hidden(self._path, str(earlier)).unlink(missing_ok=True)
         columns: dict[str, None] = {}
-        with files.aside(self._path, by) as file:
+        with files.aside(self._path, str(attempt)) as file:
             for row in rows:
                 columns |= dict.fromkeys(row)
                 if len(columns) > COLUMNS_LIMIT:
@@ -53,20 +56,25 @@ class Spill:
                 file.write(line(dict(row)))
             file.write(line([list(columns), dict(state)]))
             guard()
-        files.publish(self._path, by)
+        files.publish(self._path, str(attempt))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file has appeared."""
+        return self._path.exists()
 
     def seal(self) -> Seal | None:
-        """What is known of the rows; None if they are not there."""
+        """What is known of the rows; None if they are not there, or damaged."""
         digest, size, last = hashlib.sha256(), 0, b""
         try:
             with self._path.open("rb") as file:
                 for last in file:
                     digest.update(last)
                     size += len(last)
-        except FileNotFoundError:
+            end = json.loads(last)  # its numbers as the ledger gives them to a job
+        except (FileNotFoundError, ValueError):
             return None
-        columns, state = json.loads(last)  # numbers as the ledger gives them to a job
-        return Seal(digest.hexdigest(), size, tuple(columns), state)
+        return Seal(digest.hexdigest(), size, tuple(end[0]), end[1]) if isinstance(end, list) else None
 
     def read(self, chunk_rows: int) -> Iterator[Chunk]:
         """The rows; ``line`` is where one stands in the file. No rows make one chunk of none."""

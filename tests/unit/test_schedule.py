@@ -473,7 +473,10 @@ def test_a_tick_of_a_job_that_is_no_more_fails_and_no_other_job_takes_it(worker,
     assert "has no source" in entry.detail
 
 
-def test_rows_that_were_changed_on_disk_are_not_gone_on_with(worker, clock):
+@pytest.mark.parametrize(
+    "damage", [lambda rows: rows.replace(b'"1"', b'"9"'), lambda rows: rows[:-5], lambda rows: b"", None]
+)
+def test_rows_that_were_changed_on_disk_are_not_gone_on_with(worker, clock, damage):
     @job(schedule="* * * * *", source=two_rows)
     def nightly(row, ctx):
         raise Unavailable("billing", "is down")
@@ -483,7 +486,10 @@ def test_rows_that_were_changed_on_disk_are_not_gone_on_with(worker, clock):
     clock.now += MINUTE
     one.turn()
     (rows,) = one.work.glob("*/rows.jsonl")
-    rows.write_bytes(rows.read_bytes().replace(b'"1"', b'"9"'))
+    if damage:
+        rows.write_bytes(damage(rows.read_bytes()))
+    else:
+        rows.unlink()
     clock.now += 20
     one.turn()
     assert "are not those it began with" in one.entries["nightly-20261123T020100Z"].detail

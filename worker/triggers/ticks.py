@@ -77,9 +77,10 @@ class Ticks:
 
 def _read(delivery: Delivery, spill: Spill, sha256: str, reading: Reading) -> Iterator[Chunk]:
     """The tick's rows; its source is asked for them if that was not done yet. ``sha256``: what they were, if known."""
-    if sha256 and delivery.input.sha256 != sha256:
+    found = delivery.input.sha256
+    if (sha256 and found != sha256) or (spill.is_there and not found):
         raise DeliveryError(f"its rows in {delivery.folder} are not those it began with; the next tick asks anew")
-    if not delivery.input.sha256:
+    if not found:
         _ask(delivery, spill, reading)
     yield from spill.read(reading.chunk_rows)
 
@@ -87,7 +88,7 @@ def _read(delivery: Delivery, spill: Spill, sha256: str, reading: Reading) -> It
 def _ask(delivery: Delivery, spill: Spill, reading: Reading) -> None:
     if reading.source is None:
         raise DeliveryError(f"no job {delivery.job} with a source is left; restore it, then: longshore retry")
-    spill.write(reading.source(), delivery.state, by=str(delivery.attempts), guard=delivery.guard)
+    spill.write(reading.source(), delivery.state, attempt=delivery.attempts, guard=delivery.guard)
     if seal := spill.seal():
         delivery.input = Input(delivery.source, seal.sha256, seal.bytes)
         delivery.columns = seal.columns
