@@ -204,9 +204,11 @@ class _Connection:
     @contextmanager
     def _socket(self) -> Iterator[socket.socket]:
         """The socket, which stays libcurl's to close."""
-        borrowed = socket.socket(fileno=self._curl.getinfo(pycurl.ACTIVESOCKET))
+        # Of whatever family: nothing is asked of it that depends on that.
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._curl.getinfo(pycurl.ACTIVESOCKET))
         try:
-            borrowed.setblocking(True)
+            if socket.getdefaulttimeout() is not None:  # which makes each new object's socket one that does not block
+                borrowed.setblocking(True)
             yield borrowed
         finally:
             borrowed.detach()
@@ -279,6 +281,7 @@ class _Connection:
             whole = int(patience)
             timeval = struct.pack("ll", whole, max(1, int((patience - whole) * 1e6)))
             with self._socket() as borrowed:
+                borrowed.setblocking(True)
                 borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
                 borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
