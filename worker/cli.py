@@ -111,9 +111,12 @@ def demo(
             entries = sorted(worker.ledger.entries(), key=lambda entry: entry.created)
             found = [accounts.account(entry, project.settings.worker.outbox) for entry in entries]
             totals = tour.totals(found)
+            answered = tour.ask(worker)
             if json:
                 screens.say_json({"folder": str(project.settings.root), "deliveries": found, **totals})
             else:
+                if answered:
+                    screens.say(f"{answered}\n")
                 screens.demo(found, totals, short(project.settings.root), kept=keep)
             if keep:
                 wait_until_stopped(worker.stop)

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from acceptance.order_server import OrderServer
@@ -159,3 +162,12 @@ def test_status_and_show_tell_of_messages_and_retry_says_where_a_failed_one_lies
     assert "nothing can be done about it" in project.longshore("show", failed["delivery"]).stdout
     again = project.longshore("retry", failed["delivery"])
     assert (again.returncode, "orders.dead" in again.stderr) == (2, True)
+
+
+def test_the_demo_shows_a_message_and_its_reply_where_there_is_a_broker(tmp_path, broker_url):
+    environment = {**os.environ, "LONGSHORE_AMQP__URL": broker_url}
+    demo = [sys.executable, "-m", "worker", "demo"]
+    done = subprocess.run(demo, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    reply = next(line for line in done.stdout.splitlines() if line.startswith("was answered:"))
+    assert json.loads(reply.removeprefix("was answered:"))["client_id"] == "000001"

@@ -13,10 +13,12 @@ from typing import Any
 
 from worker import files
 from worker.app import App
+from worker.commands import publish
 from worker.commands.scaffold import EXAMPLES, make_project
 from worker.errors import ConfigError, Problem, WorkerError
 
 _MARK = ".longshore-demo"
+_MESSAGE = b'{"client_id": "000001", "practitioner_id": "6bfde1a2-b4fe-3ef0-a2e7-c1719bc64aee"}'
 _BETWEEN_FILES = 0.3  # seconds
 _LONG_ENOUGH = 120.0  # seconds
 
@@ -64,6 +66,15 @@ def drop_samples(worker: App) -> None:
             return
         if time.monotonic() > end:
             raise WorkerError(f"not all files are settled after {_LONG_ENOUGH:.0f} s; `longshore status` says why")
+
+
+def ask(worker: App) -> str:
+    """Where a broker is configured: send a message, and say what it was and what came back; else empty."""
+    job, amqp = worker.jobs["client_summary"], worker.settings.amqp
+    if not amqp or not job.queue:
+        return ""
+    reply = publish.ask(amqp, job.queue, _MESSAGE, timeout=_LONG_ENOUGH)
+    return f"A message to the queue {job.queue}:  {_MESSAGE.decode()}\nwas answered:  {reply}"
 
 
 def drop(file: Path, inbox: Path) -> None:

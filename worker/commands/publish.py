@@ -56,6 +56,17 @@ def publish(
         raise typer.Exit(FAILED)
 
 
+def ask(settings: AmqpSettings, queue: str, body: bytes, *, timeout: float = 60) -> str:
+    """Send a JSON message to a queue, and return the reply; raises ``Unavailable`` if there is none in time."""
+    from worker.amqp import Outgoing
+
+    reply_to = f"longshore.replies.{secrets.token_hex(8)}"
+    request = Outgoing(queue, body, message_id="", content_type="application/json", reply_to=reply_to)
+    with _connected(settings) as broker:
+        (reply,) = _Exchange(broker, request, timeout).send(1, lambda: None)
+        return _unpacked(reply).decode(errors="replace")
+
+
 def _request(queue: str, file: str) -> Outgoing:
     """The message for a file, without an id."""
     from worker.amqp import Outgoing
