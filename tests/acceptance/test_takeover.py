@@ -47,11 +47,14 @@ def test_a_worker_of_the_same_machine_takes_over_at_once_though_the_lease_is_lon
         write_clients(project / "inbox" / "clients.csv", ROWS)
         with running(project) as doomed:
             wait_for(lambda: len(server.orders) > 50, alive=doomed)
-            with running(project) as other:
-                time.sleep(2)  # until the other looks at an inbox with nothing in it for it
+            doomed.send_signal(signal.SIGSTOP)  # it lives, and has a delivery, for as long as it takes to start another
+            with running(project, log_name="other.log") as other:
+                wait_for(lambda: "worker started" in (project / "other.log").read_text(), alive=other)
+                time.sleep(1)  # until the other looks at an inbox with nothing in it for it
+                assert not manifest_of(project), "a worker that lives is not robbed"
                 doomed.send_signal(signal.SIGKILL)
                 wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=other)
-        check_outcomes(project, ROWS)
+        assert check_outcomes(project, ROWS)["attempts"] == 2
 
 
 def test_two_workers_take_each_file_once(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ class Fleet:
         """Whether every file is put away."""
         return self.files.keys() <= {path.name for path in (self.folder / "archive").iterdir()}
 
+    def entries(self):
+        """Source -> its delivery, as the ledger tells it."""
+        with closing(Ledger(self.state)) as ledger:
+            return {entry.source: entry for entry in ledger.entries()}
+
     def attempts(self):
         """Source -> the attempts at it, as the ledger tells them."""
         with closing(Ledger(self.state)) as ledger:
