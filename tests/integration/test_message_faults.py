@@ -50,8 +50,10 @@ def check_queues(asker, *, dead=0):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worker, asker, orders, workers):
-    project = worker()
+def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worker, asker, orders, workers, request):
+    """One on SQLite, two on PostgreSQL."""
+    state = request.getfixturevalue("postgresql_server").new_schema() if workers == 2 else ""
+    project = worker(state=state)
     asker.ask(*clients())
     with ExitStack() as others, project.running("killed") as process:
         if workers == 2:
