@@ -251,7 +251,7 @@ def test_a_message_of_many_rows_goes_on_with_the_rows_that_it_has(worker, asker,
         wait_for(asker.all_answered, process)
         assert stopped(process) == 0
     asker.check()
-    check_calls(orders, repeated=THREADS)
+    check_calls(orders, repeated=2 * THREADS)  # those under way, and those on their way to the part file
     rows = asker.answers[request][0][2].decode().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == [f"{number}0" for number in range(1000, 1400)]
     assert list((project.folder / ".longshore" / "work").iterdir()) == []

@@ -445,3 +445,19 @@ def test_no_more_messages_are_taken_ahead_than_memory_holds():
     assert prefetch(2**20, threads=8) == 64
     assert prefetch(2**24) == 64
     assert prefetch(2**30) == 1
+
+
+def test_no_more_is_begun_than_a_crash_may_take_back(hire):
+    worker = hire(concurrency=2)
+    worker.hands.hold()
+    for number in range(5):
+        worker.ask({"n": number}, str(number))
+    worker.turn(3)
+    begun = []
+    while worker.hands.held:
+        begun.append(len(worker.hands.held))
+        worker.hands.go_on()
+        worker.hands.hold()
+        worker.turn()
+    assert begun == [2, 2, 1]
+    assert len(worker.replies) == 5

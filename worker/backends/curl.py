@@ -257,6 +257,7 @@ class _Connection:
                 # Also after a signal, whose handler has run by now.
                 if time.monotonic() - began >= 0.9 * self._patience > 0:
                     raise requests.ReadTimeout(0, "no answer in time") from None
+                self._watch_the_time()
                 continue
             except pycurl.error as error:
                 if not self._is_answering:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,6 +29,9 @@ class Office(Protocol):
 
     def meet(self, message: Message) -> Request | None:
         """A message as a request; None if that was its end."""
+
+    def room(self, queue: str) -> int:
+        """How many requests of a queue may be between their begin and the ledger's knowing their end."""
 
     def begin(self, requests: list[Request]) -> None:
         """Run these."""
@@ -66,6 +69,8 @@ class Desk:
         self._elsewhere: deque[tuple[float, Request]] = deque()
         self._suspects: deque[Request] = deque()
         self._alone: Request | None = None
+        self._claimed: defaultdict[str, deque[Request]] = defaultdict(deque)
+        self._begun: Counter[str] = Counter()
         self._running = 0
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self._woken = threading.Event()
@@ -167,15 +172,31 @@ class Desk:
                 self._woken.set()
             else:
                 then()
-        ours = [
-            request for request, standing in zip(claims, standings, strict=True) if self._is_ours(request, standing)
-        ]
-        if ours:
-            self._running += len(ours)
-            self._office.begin(ours)
+        for request, standing in zip(claims, standings, strict=True):
+            if self._is_ours(request, standing):
+                self._claimed[request.message.queue].append(request)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin what there is room for: were it as soon as a thread is free, a slow ledger would let ends pile up that
+        a crash takes back, and with them calls that are made again.
+        """
+        if self._draining:
+            return
+        beginning = []
+        for queue, waiting in self._claimed.items():
+            room = self._office.room(queue) - self._begun[queue]
+            beginning += [waiting.popleft() for _ in range(min(room, len(waiting)))]
+        for request in beginning:
+            request.running = True
+            self._begun[request.message.queue] += 1
+            self._running += 1
+        if beginning:
+            self._office.begin(beginning)
 
     def _leave(self, request: Request) -> None:
         self._requests.pop(request.place, None)
+        self._begun[request.message.queue] -= request.running
         self._running -= request.running
         request.running = False
         if request is self._alone:
@@ -184,7 +205,6 @@ class Desk:
     def _is_ours(self, request: Request, standing: Standing) -> bool:
         request.delivery, request.attempts, request.deaths = standing.delivery, standing.attempts, standing.deaths
         if standing.verdict == "ours":
-            request.running = True
             return True
         if request is self._alone:
             self._alone = None
@@ -217,7 +237,7 @@ class Desk:
         if self._alone or self._draining:
             return []
         if self._suspects:
-            if self._running:
+            if self._running or any(self._claimed.values()):
                 return []
             self._alone = self._suspects.popleft()
             return [self._alone]

@@ -119,6 +119,10 @@ class Queue:
             return None
         return request
 
+    def room(self, queue: str) -> int:
+        """How many requests of a queue may be between their begin and the ledger's knowing their end."""
+        return self._consumed[queue].at_once
+
     def begin(self, requests: list[Request]) -> None:
         """Run these, but for one that has killed its workers."""
         most = self._most_deaths

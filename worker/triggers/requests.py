@@ -28,11 +28,12 @@ PREFETCH_BYTES = 2**30  # that messages may take in memory before they are run, 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """A job's queue and the limits for what comes from it; sizes are in bytes, times in seconds."""
+    """A job's queue and its limits: ``at_once`` are run, sizes are in bytes, times in seconds."""
 
     job: Job[..., Any]
     topology: QueueTopology
     again: Again
+    at_once: int
     prefetch: int
     max_bytes: int
     max_unfolded: int
@@ -43,10 +44,11 @@ class Consumed:
         assert job.queue  # noqa: S101 - only jobs with one are asked
         waits = delays(job.retry_delay)
         max_bytes = min(job.max_message_bytes or max_body, max_body)
-        wanted = max(2 * min(job.concurrency or threads, threads), PREFETCH)
+        at_once = min(job.concurrency or threads, threads)
+        wanted = max(2 * at_once, PREFETCH)
         prefetch = job.prefetch or max(1, min(wanted, PREFETCH_BYTES // max_bytes))
         topology = QueueTopology(job.queue, job.reply_queue, waits, passive=job.declare == "passive")
-        return cls(job, topology, Again(job.queue, waits, clock), prefetch, max_bytes, max_body)
+        return cls(job, topology, Again(job.queue, waits, clock), at_once, prefetch, max_bytes, max_body)
 
 
 def new_id() -> str:
