@@ -123,17 +123,17 @@ class Asker:
             for queue in queues or (self.replies,):
                 channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
-    def ask(self, *bodies, queue="orders", **changes):
+    def ask(self, *bodies, queue="orders", named_by="message_id", **changes):
         """Requests, each with an id of its own unless one is given; their ids."""
         ids = []
         with self.channel() as channel:
             for body in bodies:
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                mine = {"message_id": f"request-{len(self.asked)}", "reply_to": self.replies, "delivery_mode": 2}
+                mine = {named_by: f"request-{len(self.asked)}", "reply_to": self.replies, "delivery_mode": 2}
                 properties = pika.BasicProperties(**{**mine, **changes})
                 channel.basic_publish("", queue, data, properties, mandatory=True)
-                self.asked.add(properties.message_id)
-                ids.append(properties.message_id)
+                ids.append(getattr(properties, named_by))
+                self.asked.add(ids[-1])
         return ids
 
     def collect(self):

@@ -69,8 +69,10 @@ def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worke
     check_queues(asker)
 
 
-def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server):
-    asker.ask(*clients())
+@pytest.mark.parametrize("named_by", ["message_id", "correlation_id"])
+def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server, named_by):
+    """With a ``correlation_id`` alone, messages have no id by which they could be known again elsewhere."""
+    asker.ask(*clients(), named_by=named_by)
     with worker().running() as process:
         for calls in (10, 30, 50):
             wait_for(lambda calls=calls: orders.times_sent.total() > calls, process)

@@ -13,6 +13,10 @@ class Channel:
         self._twin, self._queue, self._generation = twin, queue, generation
         self.unsettled = {}
 
+    @property
+    def is_live(self):
+        return self._twin._channels[self._queue] is self
+
     def settle(self, tag, *, requeue):
         message = self.unsettled.pop(tag, None)
         if message and requeue:

@@ -203,6 +203,39 @@ def test_a_redelivery_joins_the_run_and_only_the_living_one_is_answered(hire, tw
     assert twin.unsettled("orders") == 0
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_messages_without_an_id_are_known_again_by_the_worker_that_is_at_them(hire, twin, finished):
+    worker = hire()
+    twin.refusing = {"replies": Sent.UNKNOWN} if finished else {}
+    if not finished:
+        worker.hands.hold()
+    for n in (1, 1, 2):
+        worker.ask({"n": n}, "")
+    worker.turn()
+    twin.cut("orders")
+    twin.refusing = {}
+    worker.turn()
+    if not finished:
+        worker.hands.go_on()
+    worker.turn()
+    assert sorted(row["n"] for row in worker.ran) == [1, 1, 2]
+    replies = {reply.message_id: reply.body for reply in twin.published["replies"]}
+    assert sorted(replies.values()) == [b'{"n":1}', b'{"n":1}', b'{"n":2}']
+    assert twin.unsettled("orders") == 0
+
+
+def test_equal_messages_without_an_id_are_all_run(hire, twin):
+    worker = hire()
+    for _ in range(2):
+        worker.ask({"n": 1}, "")
+        worker.turn()
+    worker.ask({"n": 1}, "")
+    twin.queues["orders"][0] = (twin.queues["orders"][0][0], True)  # another worker had it, and died
+    twin.cut("orders")
+    worker.turn()
+    assert len(worker.ran) == len({reply.message_id for reply in twin.published["replies"]}) == 3
+
+
 def test_a_double_that_comes_meanwhile_gets_a_reply_of_its_own_with_the_same_id(hire, twin):
     worker = hire()
     worker.hands.hold()

@@ -54,6 +54,11 @@ class Intake:
             log.get_logger().exception("messages could not be taken")
             self._channel.close()  # which has the broker give them again
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the channel is still there; from any thread."""
+        return self._channel.is_open
+
     def settle(self, tag: int, *, requeue: bool) -> None:
         """From any thread; without effect once the channel is gone."""
         self._settled.append((tag, requeue))

@@ -14,6 +14,10 @@ _MOST_ATTEMPTS = 1 << 31
 class Settling(Protocol):
     """The channel that a message came on, as it is told what became of it; from any thread."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the channel is still there."""
+
     def settle(self, tag: int, *, requeue: bool) -> None:
         """Take the message with that tag off the queue, or put it back."""
 
@@ -49,6 +53,11 @@ class Message:
         value = self.headers.get(ATTEMPTS, 0)
         counts = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_ATTEMPTS
         return int(value) if counts else 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it can still be settled: if not, the broker gives it again."""
+        return self.settling.is_live
 
     def ack(self) -> None:
         """Take it off the queue; from any thread. Forgotten if its channel is gone: the broker has requeued it."""

@@ -22,6 +22,7 @@ from worker.records import Delivery, Reply
 from worker.sockets import Opening
 from worker.triggers import letters
 from worker.triggers.desk import Desk
+from worker.triggers.nameless import Nameless
 from worker.triggers.requests import DEATHS, Consumed, Request
 
 UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
@@ -62,6 +63,7 @@ class Queue:
         self._work = work
         self._clock = clock
         self._desk = Desk(ledger, self, gone, lease=lease, clock=clock)
+        self._nameless = Nameless()
         self._consumptions: list[Consumption] = []
         self._last_arrival = clock()
         self._publishing = _Count()
@@ -114,8 +116,10 @@ class Queue:
         if fault := request.fault():
             self._bury(request, message, fault, fault.detail)
             return None
+        if not message.message_id:
+            request.key = self._nameless.key(request)
         if consumed.again.is_early(message):
-            self._send_then_ack(message, consumed.again.turn(message, request.key))
+            self._send_then_ack(request, message, consumed.again.turn(message, request.key))
             return None
         return request
 
@@ -193,7 +197,7 @@ class Queue:
 
         def send() -> None:
             for message in request.messages:
-                self._send_then_ack(message, request.consumed.again.after(message, request.key, error))
+                self._send_then_ack(request, message, request.consumed.again.after(message, request.key, error))
 
         self._desk.end(request, note, send)
 
@@ -227,12 +231,12 @@ class Queue:
             if reply and targets:
                 self._reply(request, message, reply, targets)
             else:
-                message.ack()
+                self._ack(request, message)
 
     def _reply(self, request: Request, message: Message, reply: Reply, targets: list[str]) -> None:
         def answered(sent: Sent) -> None:
             if sent is Sent.CONFIRMED:
-                message.ack()
+                self._ack(request, message)
             elif sent is Sent.RETURNED and targets[1:]:
                 self._reply(request, message, reply, targets[1:])
             elif sent is not Sent.UNKNOWN:
@@ -251,7 +255,7 @@ class Queue:
             return
         self._log.warning("reply not taken", queue=message.queue, delivery=request.delivery, reason=sent.value)
         counted = times if sent is Sent.RETURNED else times - 1  # a full queue is an outage: no reason to give up
-        self._send_then_ack(message, request.consumed.again.unroutable(message, request.key, max(counted, 1)))
+        self._send_then_ack(request, message, request.consumed.again.unroutable(message, request.key, max(counted, 1)))
 
     def _bury_all(self, request: Request, error: Exception, detail: str) -> None:
         if request.has_folder:
@@ -262,12 +266,12 @@ class Queue:
     def _bury(self, request: Request, message: Message, error: Exception, detail: str) -> None:
         facts = {"job": request.consumed.job.name, "delivery": request.delivery}
         self._log.warning("dead letter", queue=message.queue, error=type(error).__name__, reason=detail, **facts)
-        self._send_then_ack(message, letters.dead(message, request.key, error, detail, **facts))
+        self._send_then_ack(request, message, letters.dead(message, request.key, error, detail, **facts))
 
-    def _send_then_ack(self, message: Message, outgoing: Outgoing) -> None:
+    def _send_then_ack(self, request: Request, message: Message, outgoing: Outgoing) -> None:
         def sent(how: Sent) -> None:
             if how is Sent.CONFIRMED:
-                message.ack()
+                self._ack(request, message)
             elif how is not Sent.UNKNOWN:
                 to = outgoing.routing_key
                 self._log.error("message not moved", queue=message.queue, to=to, reason=how.value)
@@ -277,6 +281,11 @@ class Queue:
             self._publish(outgoing, sent)
         except DeliveryError:
             self._publish(letters.without_senders_headers(outgoing), sent)
+
+    def _ack(self, request: Request, message: Message) -> None:
+        if not message.message_id:
+            self._nameless.acked(request, message)
+        message.ack()
 
     def _publish(self, outgoing: Outgoing, done: Callable[[Sent], None]) -> None:
         self._publishing.up()
