@@ -14,6 +14,7 @@ from worker.ledger import Ledger
 from worker.sandbox import Sandbox
 
 SECONDS = 60
+LEARNT_SECONDS = 2  # every worker looks each second at what the others were told
 ROWS = 30
 
 
@@ -55,6 +56,7 @@ def test_a_pause_that_one_worker_is_asked_for_is_kept_by_the_others(ledger, proj
         drop(0)
         (pause,) = wait_for(ledger.pauses.current)
         assert (pause.backend, pause.is_down) == ("billing", False)
+        time.sleep(LEARNT_SECONDS)
         for number in range(1, 5):
             drop(number)
         wait_for(lambda: ledger.counts()["running"] == 2 or not ledger.pauses.current())
