@@ -1,10 +1,10 @@
 """Answers requests from one queue on another, without work: run by messages.py, ended by a signal.
 
-    message_clients.py raw|broker|worker URL
+    message_clients.py raw|broker|worker|aio_pika|faststream URL
 
 ``raw`` is pika's SelectConnection and as little as can be beside it: pipelined confirms, one multiple ack for what is
 confirmed. ``broker`` is what the worker has, without the worker, and ``worker`` is the worker with a job that
-gives back what it gets.
+gives back what it gets. The other two are what one might take instead, and have to be installed first.
 """
 
 from __future__ import annotations
@@ -91,5 +91,53 @@ def worker(url: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "worker", "run"])
 
 
+def aio_pika(url: str) -> None:
+    import asyncio
+
+    import aio_pika
+
+    async def main() -> None:
+        channel = await (await aio_pika.connect(url)).channel()
+        await channel.set_qos(prefetch_count=PREFETCH)
+
+        async def answer(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            async with message.process():
+                reply = aio_pika.Message(
+                    message.body,
+                    content_type="application/json",
+                    delivery_mode=2,
+                    correlation_id=message.message_id,
+                    message_id=f"{message.message_id}-reply",
+                    type="result",
+                )
+                await channel.default_exchange.publish(reply, REPLIES)
+
+        await (await channel.get_queue(REQUESTS)).consume(answer)
+        await asyncio.Future()
+
+    asyncio.run(main())
+
+
+def faststream(url: str) -> None:
+    import asyncio
+
+    from faststream import FastStream
+    from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
+
+    broker = RabbitBroker(url, default_channel=Channel(prefetch_count=PREFETCH), logger=None)
+    requests, replies = (
+        RabbitQueue(name, durable=True, queue_type=QueueType.QUORUM) for name in (REQUESTS, REPLIES)
+    )
+
+    @broker.subscriber(requests)
+    @broker.publisher(replies, persist=True, mandatory=True)
+    async def echo(body: dict[str, str]) -> dict[str, str]:
+        return body
+
+    asyncio.run(FastStream(broker).run())
+
+
+CLIENTS = {"raw": raw, "broker": broker, "worker": worker, "aio_pika": aio_pika, "faststream": faststream}
+
 if __name__ == "__main__":
-    {"raw": raw, "broker": broker, "worker": worker}[sys.argv[1]](sys.argv[2])
+    CLIENTS[sys.argv[1]](sys.argv[2])

@@ -7,6 +7,7 @@ finds.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import sys
@@ -35,6 +36,8 @@ PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload"
 QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
 GATHER_SECONDS = 0.05  # every piece of a file that is being copied makes an event; they share a look
 AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
+
+logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # being stopped is an error to it; listen() sees others
 
 _STUCK = "the inbox cannot be worked off"
 _NO_EVENTS = "no events from the inbox: it is looked through at an interval"
