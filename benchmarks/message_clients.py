@@ -125,9 +125,7 @@ def faststream(url: str) -> None:
     from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 
     broker = RabbitBroker(url, default_channel=Channel(prefetch_count=PREFETCH), logger=None)
-    requests, replies = (
-        RabbitQueue(name, durable=True, queue_type=QueueType.QUORUM) for name in (REQUESTS, REPLIES)
-    )
+    requests, replies = (RabbitQueue(name, durable=True, queue_type=QueueType.QUORUM) for name in (REQUESTS, REPLIES))
 
     @broker.subscriber(requests)
     @broker.publisher(replies, persist=True, mandatory=True)

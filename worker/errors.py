@@ -91,17 +91,18 @@ class Unavailable(BackendError):
     ) -> None:
         super().__init__(backend, detail, status)
         self.retry_after = retry_after
-        self.line: int | None = None
-        """Where the row begins that met it, if it was one."""
+
+
+class ServerFault(Unavailable):
+    """The backend broke over a call (500 and the like): it may be down, or unable to deal with this very row."""
+
+    line: int | None = None
+    """Where the row begins that met it, if it was one."""
 
     @property
     def detail(self) -> str:
         """The sentence, and the line."""
         return str(self) if self.line is None else f"{self} (line {self.line})"
-
-
-class ServerFault(Unavailable):
-    """The backend broke over a call (500 and the like): it may be down, or unable to deal with this very row."""
 
 
 class LeftAlone(Unavailable):

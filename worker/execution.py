@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import DeliveryError, Reject, ServerFault, Unavailable, WorkerError
+from worker.errors import DeliveryError, Reject, ServerFault, WorkerError
 from worker.records import Chunk, Outcome, Row
 
 T = TypeVar("T")
@@ -81,10 +81,10 @@ class Execution:
             return Outcome(row.index, row.line, self._encode(returned), row=row)
         except Reject as reject:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
-        except Unavailable as error:
-            if isinstance(error, ServerFault) and self._context.row_is_at_fault(error):
-                return _rejected(row, type(error).__name__, f"{error}, and that in {MOST_FAULTS} attempts{_MEANWHILE}")
-            error.line = row.line
+        except ServerFault as fault:
+            if self._context.row_is_at_fault(fault):
+                return _rejected(row, type(fault).__name__, f"{fault}, and that in {MOST_FAULTS} attempts{_MEANWHILE}")
+            fault.line = row.line
             raise
         except WorkerError:
             raise

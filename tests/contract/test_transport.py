@@ -559,9 +559,10 @@ def test_a_fork_leaves_its_parents_connection_alone(serve):
 
 
 INTERRUPTED = """
-import sys, requests
+import signal, sys, requests
 from requests.adapters import HTTPAdapter
 from worker.backends.curl import CurlAdapter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests were started in the background
 transport = CurlAdapter(20, 100) if sys.argv[1] == "CurlAdapter" else HTTPAdapter()
 try:
     transport.send(requests.Request("GET", sys.argv[2]).prepare(), timeout=20)
