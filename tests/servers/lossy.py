@@ -10,8 +10,11 @@ _BY_THE_WAY = {"connection", "content-length", "host", "keep-alive", "transfer-e
 
 
 @contextlib.contextmanager
-def lossy(base):
-    """The address, below a relay, that stands for ``base``; the answer to the first POST does not come through."""
+def lossy(base, then=lambda: None):
+    """The address, below a relay, that stands for ``base``; the answer to the first POST does not come through.
+
+    ``then`` is called when the server has given it, before the connection is closed.
+    """
     url = urlsplit(base)
     lost = threading.Event()
 
@@ -25,6 +28,7 @@ def lossy(base):
                 body = answer.read()
             if not lost.is_set():
                 lost.set()
+                then()
                 return
             self.send_response(answer.status)
             for name, value in {**_passed_on(answer.headers), "Content-Length": str(len(body))}.items():
