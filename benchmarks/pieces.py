@@ -80,7 +80,7 @@ def row_pieces(folder: Path) -> dict[str, float]:
     """From the file to the outbox."""
     source = write_rows(folder / "rows.csv", ROWS, 2000)
     made = delivery(folder / "work", source)
-    execution = Execution(echo, DeliveryContext(made, {}, State(dict, {}), threading.Event()))
+    execution = Execution(echo, DeliveryContext(made, {}, State(dict, {}), threading.Event))
     rows = [row for chunk in tables.read(source, Reading()) for row in chunk.rows]
     outcomes = [execution.row(row) for row in rows]
     (folder / "outbox").mkdir()

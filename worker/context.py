@@ -55,16 +55,19 @@ class State(MutableMapping[str, Any]):
 
 
 class DeliveryContext:
-    """What all rows of a delivery share: sessions with the backends, opened when first used, and the job's state."""
+    """What all rows of a delivery share: sessions with the backends, opened when first used, and the job's state.
+
+    ``stop`` makes what the delivery's waits are ended with.
+    """
 
     def __init__(
-        self, delivery: Delivery, backends: Mapping[str, Backend], state: State, stop: threading.Event
+        self, delivery: Delivery, backends: Mapping[str, Backend], state: State, stop: Callable[[], threading.Event]
     ) -> None:
         self.delivery = delivery
         self.state = state
-        self.log = log.get_logger()
         self._backends = backends
-        self._stop = stop
+        self._make_stop = stop
+        self._stop: threading.Event | None = None
         self._sessions: dict[tuple[str, str], Session] = {}
         self._lock = threading.Lock()
 
@@ -80,14 +83,27 @@ class DeliveryContext:
             )
         with self._lock:
             if (kind, name) not in self._sessions:
-                self._sessions[kind, name] = self._backends[name].open(self.delivery.meter, self._stop)
+                self._sessions[kind, name] = self._backends[name].open(self.delivery.meter, self._stopping())
             return self._sessions[kind, name]
+
+    def _stopping(self) -> threading.Event:
+        """What ends this delivery's waits; only those that wait for something need it."""
+        if self._stop is None:
+            self._stop = self._make_stop()
+        return self._stop
+
+    def hurry(self) -> None:
+        """End all waits, as something has ended the delivery."""
+        with self._lock:
+            self._stopping().set()
 
     def row_is_at_fault(self, fault: ServerFault) -> bool:
         """Whether a backend has broken over a row too often, while it still answers others."""
         if self.delivery.faults + 1 < MOST_FAULTS:
             return False
-        return self._backends[fault.backend].still_answers(self.delivery.meter, self._stop)
+        with self._lock:
+            stop = self._stopping()
+        return self._backends[fault.backend].still_answers(self.delivery.meter, stop)
 
     def names(self, kind: str) -> list[str]:
         """The configured backends of a kind."""
@@ -145,7 +161,7 @@ class Context:
     @property
     def log(self) -> Any:
         """A logger; never give it a record's values."""
-        return self._shared.log.bind(
+        return log.get_logger().bind(
             delivery=self._shared.delivery.id, job=self._shared.delivery.job, line=self._key.line
         )
 

@@ -71,7 +71,7 @@ class Crew:
         while not self._over.wait(HEARTBEAT_SECONDS):
             try:
                 for delivery in self._ledger.heartbeat(list(self._active.values())):
-                    delivery.lost.set()
+                    delivery.lost = True
                 heard = True
             except Paused as trouble:
                 if heard:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 Item = TypeVar("Item")
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about this time
 SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
+LANE_SECONDS = 0.005  # for how long a thread goes on with the items of a lane before it looks what else there is
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
 
@@ -33,10 +35,9 @@ class _Chunk:
 class _Stream(Generic[Item, Result]):
     """One delivery's items on their way through the pool; guarded by the pool's lock, but for ``finished``."""
 
-    def __init__(self, work: Callable[[Item], Result], limit: int | None, *, slices: bool = True) -> None:
+    def __init__(self, work: Callable[[Item], Result], limit: int | None) -> None:
         self.work = work
         self.limit = limit
-        self.slices = slices and not limit
         self.todo: deque[tuple[_Chunk, Sequence[Item]]] = deque()
         self.chunks: deque[_Chunk] = deque()
         self.finished: deque[Result] = deque()
@@ -49,7 +50,7 @@ class _Stream(Generic[Item, Result]):
         if not items:  # rows that an earlier attempt has done: no thread would ever tick the chunk off
             return
         chunk = _Chunk(len(items))
-        size = min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace))) if self.slices else 1
+        size = min(SLICE_ITEMS, max(1, int(SLICE_SECONDS / self.pace))) if not self.limit else 1
         self.chunks.append(chunk)
         self.todo.extend((chunk, items[at : at + size]) for at in range(0, len(items), size))
 
@@ -81,18 +82,51 @@ class _Stream(Generic[Item, Result]):
 
 
 class Lane(Generic[Item]):
-    """Items that come one by one, for as long as the pool is open; what ``work`` makes of them is its own matter."""
+    """Items that come one by one, for as long as the pool is open; what ``work`` makes of them is its own matter.
 
-    def __init__(self, pool: Pool, stream: _Stream[Item, None]) -> None:
+    A thread works off one after the other, without looking up, for as long as they are quick. ``work`` must not raise.
+    """
+
+    def __init__(self, pool: Pool, work: Callable[[Item], None], limit: int | None) -> None:
         self._pool = pool
-        self._stream = stream
-        stream.finished = deque(maxlen=0)  # nobody collects them
+        self._work = work
+        self._limit = limit
+        self._todo: deque[Item] = deque()
+        self._pace = 0.0  # seconds an item takes, a moving average
+        self.active = 0
 
     def put(self, items: Sequence[Item]) -> None:
-        """Have these worked on as soon as there is a thread; ``work`` must not raise. Called with nothing now and then,
-        it wakes a further thread for what waits behind one that takes its time.
+        """Have these worked on as soon as there is a thread.
+
+        Called with nothing now and then, it wakes a further thread for what waits behind one that takes its time.
         """
-        self._pool._add(self._stream, items)
+        self._todo.extend(items)
+        self._pool._call(len(self._todo), 1 if self.quick else len(self._todo))
+
+    @property
+    def quick(self) -> bool:
+        """Whether one thread is enough: a second would fight for the interpreter's lock with it."""
+        return self._pace < LANE_SECONDS
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something that may be begun."""
+        return bool(self._todo) and (self._limit is None or self.active < self._limit)
+
+    def work_off(self) -> None:
+        """What is there, until it is somebody else's turn at this thread."""
+        begun = now = time.perf_counter()
+        until = begun + LANE_SECONDS
+        done = 0
+        while now < until:
+            try:
+                item = self._todo.popleft()
+            except IndexError:  # the end
+                break
+            self._work(item)
+            now = time.perf_counter()
+            done += 1
+        self._pace += ((now - begun) / max(1, done) - self._pace) / 8
 
 
 class Pool:
@@ -102,7 +136,7 @@ class Pool:
         self._inside = threading.local()
         self._size = threads
         self._threads: list[threading.Thread] = []
-        self._streams: deque[_Stream[Any, Any]] = deque()
+        self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._closed = False
@@ -135,10 +169,15 @@ class Pool:
 
     def lane(self, work: Callable[[Item], None], *, limit: int | None = None) -> Lane[Item]:
         """A way to hand in items one by one, ``limit`` of them worked on at once."""
-        stream: _Stream[Item, None] = _Stream(work, limit, slices=False)
+        lane = Lane(self, work, limit)
         with self._lock:
-            self._streams.append(stream)
-        return Lane(self, stream)
+            self._streams.append(lane)
+        return lane
+
+    def _call(self, waiting: int, wanted: int) -> None:
+        with self._lock:
+            self._start_threads(waiting)
+            self._ready.notify(wanted)
 
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
         with self._lock:
@@ -192,22 +231,32 @@ class Pool:
 
     def _serve(self) -> None:
         self._inside.of_a_thread = True
-        while (taken := self._take()) is not None:
-            self._work_off(*taken)
+        while (work := self._take()) is not None:
+            work()
 
-    def _take(self) -> tuple[_Stream[Any, Any], _Chunk, Sequence[Any]] | None:
+    def _take(self) -> Callable[[], None] | None:
         with self._lock:
             while not self._closed:
                 if stream := self._next():
                     stream.active += 1
-                    taken = stream.todo.popleft()
-                    if stream.todo and not stream.quick:
+                    if isinstance(stream, Lane):
+                        work = partial(self._drain, stream)
+                    else:
+                        work = partial(self._work_off, stream, *stream.todo.popleft())
+                    if stream.ready and not stream.quick:
                         self._ready.notify()
-                    return stream, *taken
+                    return work
                 self._ready.wait()
         return None
 
-    def _next(self) -> _Stream[Any, Any] | None:
+    def _drain(self, lane: Lane[Any]) -> None:
+        lane.work_off()
+        with self._lock:
+            lane.active -= 1
+            if lane.ready:  # it took its time: a further thread, beside this one
+                self._ready.notify()
+
+    def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:
         """Of the streams with work, the one that has the fewest threads, and of those the one that waited longest.
 
         Rows that all wait for one slow backend would take thread after thread if the streams only took turns.
@@ -261,5 +310,5 @@ class Pool:
         self.close()
 
 
-def _threads(stream: _Stream[Any, Any]) -> int:
+def _threads(stream: _Stream[Any, Any] | Lane[Any]) -> int:
     return stream.active

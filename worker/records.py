@@ -66,7 +66,7 @@ class Counts:
         return self.results + self.rejected + self.skipped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """Some consecutive rows of a delivery, in input order.
 
@@ -90,7 +90,7 @@ Rows = Callable[[], Iterator[Mapping[str, Any]]]
 """Asks a job's own source for rows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """How a job wants its rows read; None: found out from the file. ``source`` is where those of a tick come from."""
 
@@ -100,7 +100,7 @@ class Reading:
     source: Rows | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Input:
     """What came in: its name as the sender gave it, its SHA-256 in hex, its size in bytes.
 
@@ -113,7 +113,7 @@ class Input:
     form: Literal["table", "array", "object"] = "table"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What the asker of a message is told: ``type`` is result, rejected, skipped or results."""
 
@@ -267,7 +267,7 @@ class Delivery:
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
-    wants remembered once the delivery is done. ``lost`` is set when another worker turns out to own it. ``faults`` is
+    wants remembered once the delivery is done. ``lost``: another worker turns out to own it. ``faults`` is
     how many attempts in a row, up to the one before, have ended in a ``ServerFault``. ``key`` tells its calls from
     those of another delivery (of a file: the digest of its content). ``reply`` is for whoever sent it, if it came as a
     message: the output leaves it here, and it is sent once the delivery is settled. ``columns`` are those of all its
@@ -288,7 +288,7 @@ class Delivery:
     meter: Meter = field(default_factory=Meter)
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)
-    lost: threading.Event = field(default_factory=threading.Event)
+    lost: bool = False
     faults: int = 0
     key: str = ""
     reply: Reply | None = None

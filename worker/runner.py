@@ -89,8 +89,8 @@ class Runner:
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
         state = State(lambda: self._memory.load(job.name), delivery.state)
-        stop = self._stop.part()  # of this delivery: an error that ends it ends its other rows' waiting, too
-        execution = Execution(job, DeliveryContext(delivery, self._backends, state, stop))
+        context = DeliveryContext(delivery, self._backends, state, self._stop.part)
+        execution = Execution(job, context)
 
         def work(unit: Unit) -> list[Outcome]:
             self._go_on(delivery)
@@ -103,13 +103,13 @@ class Runner:
 
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
         units = (execution.units(chunk, part.is_done) for chunk in chunks)
-        for done in self._pool.run(work, units, limit=job.concurrency, hurry=stop.set):
+        for done in self._pool.run(work, units, limit=job.concurrency, hurry=context.hurry):
             outcomes = [outcome for outcome in chain.from_iterable(done) if not part.is_done(outcome.index)]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
 
     def _go_on(self, delivery: Delivery) -> None:
-        if delivery.lost.is_set():
+        if delivery.lost:
             raise LostLease(f"delivery {delivery.id} was taken over by another worker")
         if self._stop.is_set():
             raise Stopping("the worker is stopping; the next start goes on from here")

@@ -139,4 +139,4 @@ def _shared(
 ) -> DeliveryContext:
     fakes = {**rest, **fhir}
     backends = {name: fake.backend(name) for name, fake in fakes.items()}
-    return DeliveryContext(delivery, backends, State(lambda: state, delivery.state), threading.Event())
+    return DeliveryContext(delivery, backends, State(lambda: state, delivery.state), threading.Event)

@@ -35,7 +35,7 @@ class Setting:
         self.delivery = delivery(job="summary")
         self.state = State(self.load, self.delivery.state)
         named = {backend.name: backend for backend in backends}
-        self.shared = DeliveryContext(self.delivery, named, self.state, self.stop)
+        self.shared = DeliveryContext(self.delivery, named, self.state, lambda: self.stop)
         self.context = self.shared.at(9)
 
     def load(self):

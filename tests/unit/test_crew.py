@@ -1,4 +1,5 @@
 import threading
+import time
 from contextlib import nullcontext
 from queue import SimpleQueue
 
@@ -128,7 +129,14 @@ def test_the_ledger_hears_of_what_is_running_after_it_was_away_and_that_is_said_
 def test_a_delivery_is_told_that_another_worker_has_taken_it(hire, monkeypatch):
     monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.001)
     told = []
-    crew = hire(lambda made: told.append(made.lost.wait(SECONDS)), ledger=Ledger(lost=[delivery().id]))
+
+    def run(made):
+        until = time.monotonic() + SECONDS
+        while not made.lost and time.monotonic() < until:
+            time.sleep(0.001)
+        told.append(made.lost)
+
+    crew = hire(run, ledger=Ledger(lost=[delivery().id]))
     crew.submit(delivery)
     crew.join()
     assert told == [True]

@@ -34,7 +34,7 @@ class Client(BaseModel):
 def execution(declared):
     made = delivery(job=declared.name)
     state = State(dict, made.state)
-    return Execution(declared, DeliveryContext(made, {}, state, threading.Event()))
+    return Execution(declared, DeliveryContext(made, {}, state, threading.Event))
 
 
 def outcome_of(function, row=ROW):

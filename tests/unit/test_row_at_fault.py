@@ -30,7 +30,7 @@ class Setting:
         self.billing = opened(self.answer, retries=0, **retries)
         made = delivery(job="ask", faults=faults)
         backends = {"billing": self.billing.backend}
-        self.execution = Execution(ask, DeliveryContext(made, backends, State(dict, {}), threading.Event()))
+        self.execution = Execution(ask, DeliveryContext(made, backends, State(dict, {}), threading.Event))
 
     def answer(self, request):
         return answer(status=500) if self.is_down or request.url.endswith("bad") else answer({})

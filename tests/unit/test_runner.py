@@ -1,10 +1,8 @@
-import threading
-
 import pandas as pd
 import pytest
-import structlog
 from deliveries import chunk, delivery
 
+from worker import log
 from worker.declare import job
 from worker.errors import DeliveryError, LostLease, Stopping, Unavailable
 from worker.jobs import Jobs
@@ -280,21 +278,19 @@ def test_the_log_says_which_delivery_and_job_it_is_about(run):
 
     class Part(MemoryPart):
         def commit(self):
-            seen.append(structlog.contextvars.get_contextvars())
+            seen.append(log.context())
 
     run(echo, [chunk(0, 1)], part=Part())
     assert seen == [{"delivery": "3f9a1c2b", "job": "echo"}]
-    assert structlog.contextvars.get_contextvars() == {}
+    assert log.context() == {}
 
 
 def test_a_delivery_that_another_worker_has_taken_is_left_at_its_next_row(run):
-    lost = threading.Event()
-
     @job(files="clients*.csv", concurrency=1)
     def loses(row, ctx):
-        lost.set()
+        ctx.delivery.lost = True
 
-    story = run(loses, [chunk(0, 100)], lost=lost)
+    story = run(loses, [chunk(0, 100)])
     assert isinstance(story.error, LostLease)
     assert story.indexes == [0]
     assert story.part.commits == 0

@@ -218,19 +218,24 @@ class Bars:
 
     def began(self, delivery: Delivery) -> None:
         """A new line."""
+        if not self.shown:
+            return
         name = printable(delivery.source)
         self._tasks[delivery.id] = self._progress.add_task(name, total=None, rejected=0)
 
     def progressed(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
         """Its line moves on."""
+        if not self.shown:
+            return
         self._rejected[delivery.id] += sum(bool(outcome.error) for outcome in outcomes)
         rejected = self._rejected[delivery.id]
         self._progress.update(self._tasks[delivery.id], advance=len(outcomes), rejected=rejected)
 
     def ended(self, delivery: Delivery, error: Exception | None) -> None:  # noqa: ARG002 - the ledger tells the end
         """Its line goes."""
-        del self._rejected[delivery.id]
-        self._progress.remove_task(self._tasks.pop(delivery.id))
+        if self.shown:
+            del self._rejected[delivery.id]
+            self._progress.remove_task(self._tasks.pop(delivery.id))
 
     def __enter__(self) -> Self:
         self._progress.start()
