@@ -1,4 +1,4 @@
-"""What the broker's client promises, against a real RabbitMQ."""
+"""What the broker's client promises beyond what ``test_broker.py`` asks of its twin too, against a real RabbitMQ."""
 
 import struct
 import threading
@@ -10,7 +10,7 @@ from contract.amqp import PATIENCE, Post, connected, inbox, settings
 from pika.adapters.select_connection import EPollPoller
 from structlog.testing import capture_logs
 
-from worker.amqp import Outgoing, QueueTopology, Sent, probe
+from worker.amqp import QueueTopology, Sent, probe
 from worker.errors import ConfigError, Unavailable
 
 
@@ -19,7 +19,7 @@ def broker_url(rabbitmq_server):
     """A broker without the queues of the tests before; a virtual host for each would take a second to make."""
     with rabbitmq_server.connect() as connection:
         channel = connection.channel()
-        for name in ("q", "q.dead", "q.retry.1", "q.retry.5", "answers", "full"):
+        for name in ("q", "q.dead", "q.retry.1", "q.retry.5", "answers"):
             channel.queue_delete(name)
     return rabbitmq_server.url()
 
@@ -56,24 +56,6 @@ def eventually(check):
 # Publishing
 
 
-def test_what_is_published_to_a_queue_is_confirmed_and_arrives_with_its_properties(broker):
-    requests, post = inbox(broker), Post(broker)
-    given = {
-        "message_id": "m-1",
-        "correlation_id": "c-1",
-        "reply_to": "replies",
-        "content_type": "application/json",
-        "content_encoding": "gzip",
-        "type": "result",
-    }
-    post.send("q", b"\x00body", headers={"x-count": 3}, **given)
-    assert post.end() == ("m-1", Sent.CONFIRMED)
-    message = requests.next()
-    assert {name: getattr(message, name) for name in given} == given
-    assert (message.body, message.headers, message.queue) == (b"\x00body", {"x-count": 3}, "q")
-    assert (message.redelivered, message.attempts, message.unreadable) == (False, 0, "")
-
-
 def test_a_message_is_persistent_and_keeps_a_large_body(broker, operator):
     inbox(broker).consumption.cancel()
     post, body = Post(broker), bytes(range(256)) * 4_000
@@ -88,26 +70,6 @@ def test_thousands_are_under_way_at_once_and_arrive_in_order(broker):
     sent = [post.send("q") for _ in range(5_000)]
     assert {end for _, end in post.ends(5_000)} == {Sent.CONFIRMED}
     assert [message.message_id for message in requests.take(5_000)] == sent
-
-
-def test_what_no_queue_takes_is_returned_and_the_others_are_not(broker):
-    inbox(broker)
-    post = Post(broker)
-    expected = {}
-    for _ in range(50):
-        expected[post.send("q")] = Sent.CONFIRMED
-        expected[post.send("no-such-queue")] = Sent.RETURNED
-    assert dict(post.ends(100)) == expected
-
-
-def test_a_message_that_makes_the_broker_close_the_channel_takes_no_other_with_it(broker):
-    inbox(broker)
-    post = Post(broker)
-    expected = {}
-    for _ in range(3):
-        expected[post.send("q", exchange="no-such-exchange")] = Sent.RETURNED
-        expected[post.send("q")] = Sent.CONFIRMED
-    assert dict(post.ends(6)) == expected
 
 
 def test_a_made_up_target_for_a_direct_reply_is_returned_and_touches_nothing_else(broker):
@@ -157,15 +119,6 @@ def test_a_full_queue_is_asked_again_in_order_until_there_is_room(broker, operat
     assert {end for _, end in post.ends(4)} == {Sent.CONFIRMED}
 
 
-def test_a_queue_that_stays_full_refuses_in_the_end(broker, operator):
-    operator.queue_declare("full", durable=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
-    ends = []
-    done = threading.Event()
-    broker.publish(Outgoing("full", b"", "m"), lambda sent: (ends.append(sent), done.set()), tries=2)
-    assert done.wait(PATIENCE)
-    assert ends == [Sent.REFUSED]
-
-
 def test_what_was_not_confirmed_when_the_connection_was_cut_is_sent_again_under_its_id(broker, rabbitmq_server):
     requests, post = inbox(broker, prefetch=6_000), Post(broker)
     sent = [post.send("q") for _ in range(2_000)]
@@ -195,126 +148,7 @@ def test_a_broker_in_need_holds_up_what_is_published_and_no_acks(broker, operato
     assert not broker.state.blocked
 
 
-def test_what_is_published_after_the_close_has_an_end_too(broker_url):
-    with connected(broker_url) as broker:
-        pass
-    post = Post(broker)
-    late = post.send("q")
-    assert post.end() == (late, Sent.UNKNOWN)
-
-
-def test_closing_waits_for_what_was_published(broker_url):
-    with connected(broker_url) as broker:
-        inbox(broker)
-        post = Post(broker)
-        sent = [post.send("q") for _ in range(1_000)]
-        broker.close(grace=PATIENCE)
-        assert dict(post.ends(1_000)) == dict.fromkeys(sent, Sent.CONFIRMED)
-
-
-# Consuming
-
-
-def test_no_more_come_than_the_prefetch_allows(broker, operator):
-    requests, post = inbox(broker, prefetch=3), Post(broker)
-    for _ in range(5):
-        post.send("q")
-    post.ends(5)
-    first, *_ = requests.take(3)
-    assert depth(operator) == 2
-    first.ack()
-    requests.next()
-    eventually(lambda: depth(operator) == 1)
-
-
-def test_one_that_takes_long_holds_back_no_others(broker, operator):
-    requests, post = inbox(broker), Post(broker)
-    for _ in range(10):
-        post.send("q")
-    _long, *others = requests.take(10)
-    for message in others:
-        message.ack()
-    broker.close()
-    eventually(lambda: depth(operator) == 1)
-
-
-def test_what_is_given_back_comes_again(broker):
-    requests, post = inbox(broker), Post(broker)
-    sent = post.send("q")
-    requests.next().give_back()
-    again = requests.next()
-    assert (again.message_id, again.redelivered) == (sent, True)
-
-
-def test_an_ack_for_a_connection_that_is_gone_takes_no_other_message_off_the_queue(broker, rabbitmq_server):
-    requests, post = inbox(broker), Post(broker)
-    sent = [post.send("q") for _ in range(3)]
-    old = requests.take(3)
-    rabbitmq_server.close_connections()
-    new = requests.take(3)
-    assert {message.message_id for message in new} == set(sent)
-    assert {message.generation for message in new}.isdisjoint({old[0].generation})
-    for message in old:
-        message.ack()
-        message.give_back()
-    new[0].ack()
-    broker.close()
-    with rabbitmq_server.connect() as connection:
-        eventually(lambda: depth(connection.channel()) == 2)
-
-
-def test_messages_that_could_not_be_taken_come_again(broker):
-    taken, troubles = [], iter([ValueError("a bug")])
-
-    def receive(messages):
-        for trouble in troubles:
-            raise trouble
-        taken.extend(messages)
-
-    consumption = broker.consume(QueueTopology("q"), prefetch=10, receive=receive)
-    assert consumption.begun.wait(PATIENCE)
-    sent = Post(broker).send("q")
-    eventually(lambda: [message.message_id for message in taken] == [sent])
-
-
-def test_a_bug_in_what_is_told_of_the_end_costs_no_connection(broker):
-    requests, post = inbox(broker), Post(broker)
-    broker.publish(Outgoing("q", b"", "m"), lambda _: 1 / 0)
-    post.send("q")
-    post.end()
-    assert {message.generation for message in requests.take(2)} == {1}
-
-
-def test_after_a_cancel_nothing_comes_and_what_came_can_still_be_settled(broker, operator):
-    requests, post = inbox(broker, prefetch=2), Post(broker)
-    for _ in range(3):
-        post.send("q")
-    post.ends(3)
-    taken = requests.take(2)
-    requests.consumption.cancel()
-    for message in taken:
-        message.ack()
-    broker.close(grace=PATIENCE)
-    eventually(lambda: depth(operator) == 1)
-    assert requests.empty()
-
-
-def test_a_queue_that_was_deleted_is_declared_and_consumed_again(broker, operator):
-    requests, post = inbox(broker), Post(broker)
-    operator.queue_delete("q")
-    eventually(lambda: requests.consumption.reason)
-    assert requests.consumption.begun.wait(PATIENCE)
-    sent = post.send("q")
-    assert (requests.next().message_id, post.end()[1]) == (sent, Sent.CONFIRMED)
-
-
-def test_a_queue_of_somebody_elses_is_waited_for(broker, operator):
-    requests = inbox(broker, passive=True, ready=False)
-    eventually(lambda: "q.dead: the queue is not there; declare it" in requests.consumption.reason)
-    for name in ("q.dead", "q"):
-        operator.queue_declare(name, durable=True)
-    requests.ready()
-    assert requests.consumption.reason == ""
+# The loop
 
 
 def test_when_the_loop_itself_fails_all_is_begun_anew(broker, monkeypatch):

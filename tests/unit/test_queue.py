@@ -97,7 +97,11 @@ class Worker:
             lease=30,
             clock=lambda: self.ticks,
         )
-        twin.consume(self.consumed.topology, prefetch=8, receive=self.queue._receive)
+        self.take_over()
+
+    def take_over(self):
+        """Be the one who consumes the queue."""
+        self.twin.consume(self.consumed.topology, prefetch=8, receive=self.queue._receive)
 
     def turn(self, times=2):
         """Hand out what lies in the queue, and let the desk work."""
@@ -379,11 +383,14 @@ def test_a_dead_letter_that_nobody_takes_leaves_the_message_where_it_is(hire, tw
     assert len(worker.ran) == 1
 
 
-def test_a_dead_letter_keeps_the_senders_headers_unless_they_cannot_be_sent(hire, twin):
+@pytest.mark.parametrize(("value", "kept"), [("text", True), (0.5, False)])
+def test_a_dead_letter_keeps_the_senders_headers_unless_they_cannot_be_sent(hire, twin, value, kept):
     worker = hire(act=raising(DeliveryError("useless")))
-    worker.ask({"n": 1}, headers={"theirs": "kept"})
+    worker.ask({"n": 1}, headers={"theirs": value})
     worker.turn()
-    assert twin.published["orders.dead"][0].headers["theirs"] == "kept"
+    (letter,) = twin.published["orders.dead"]
+    assert ("theirs" in letter.headers, letter.headers["x-longshore-error"]) == (kept, "DeliveryError")
+    assert twin.unsettled("orders") == 0
 
 
 def test_a_message_whose_properties_cannot_be_read_is_a_dead_letter(hire):
@@ -427,11 +434,11 @@ def test_what_a_dead_worker_was_at_is_run_alone(hire, twin, tmp_path):
 
 def test_what_another_worker_is_at_is_waited_for(hire, twin):
     first, second = hire(owner="first"), hire(owner="second")
-    first.twin._receive["orders"] = first.queue._receive
+    first.take_over()
     first.hands.hold()
     first.ask({"n": 1}, correlation_id="first")
     first.turn()
-    second.twin._receive["orders"] = second.queue._receive
+    second.take_over()
     second.ask({"n": 1}, correlation_id="second")
     second.turn()
     first.hands.go_on()
