@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,10 +18,12 @@ from worker.ledger.engine import alone, make_engine, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-_clock: dict[str, sa.ColumnElement[float]] = {
-    "sqlite": sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double),
-    "postgresql": sa.literal_column("extract(epoch from clock_timestamp())::double precision", sa.Double),
+_clock = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "extract(epoch from clock_timestamp())::double precision",
 }
+_placeholder = {"sqlite": "?", "postgresql": "%s"}
+_MOST_VALUES = 30_000  # that a statement takes
 
 
 class Database:
@@ -31,8 +35,11 @@ class Database:
         self._engine = make_engine(address)
         self._dialect = self._engine.dialect.name  # sqlite or postgresql
         self.now: sa.ColumnElement[float] = (  # the database's clock, as an expression
-            sa.bindparam("now", callable_=clock, type_=sa.Double, unique=True) if clock else _clock[self._dialect]
+            sa.bindparam("now", callable_=clock, type_=sa.Double, unique=True)
+            if clock
+            else sa.literal_column(_clock[self._dialect], sa.Double)
         )
+        self._clock = clock
         self._reading = self._engine.execution_options(longshore_reads=True)
         # SQLite lets one write at a time, and has the others look again after a nap; here they queue.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._dialect == "sqlite" else nullcontext()
@@ -50,6 +57,20 @@ class Database:
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
         return _insert[self._dialect](table)
+
+    def change_all(self, connection: sa.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Execute a statement over rows, for all of them at once; returns how many it changed.
+
+        ``{rows}`` in it becomes their VALUES, ``{now}`` the clock. Executed for each of them, it would give up and ask
+        for Python's lock as often, among threads that are all busy.
+        """
+        now = repr(self._clock()) if self._clock else _clock[self._dialect]
+        changed, most = 0, _MOST_VALUES // len(rows[0])
+        for at in range(0, len(rows), most):
+            some = rows[at : at + most]
+            text = _over(statement, len(some), len(some[0]), _placeholder[self._dialect], now)
+            changed += connection.exec_driver_sql(text, tuple(chain.from_iterable(some))).rowcount
+        return changed
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -98,6 +119,12 @@ class Database:
                 metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
             raise unusable(where, f"cannot be opened: {_reason(error)}; {_advice(error)}") from error
+
+
+@lru_cache(maxsize=1024)
+def _over(statement: str, rows: int, values: int, placeholder: str, now: str) -> str:
+    row = f"({', '.join([placeholder] * values)})"
+    return statement.format(rows=f"VALUES {', '.join([row] * rows)}", now=now)
 
 
 def _claim_postgresql(connection: sa.Connection) -> str:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.schema import message_table as table
+from worker.ledger.schema import storable
 from worker.records import Entry
 
 RETENTION = 24 * 3600.0  # seconds that a finished message is remembered for
@@ -27,7 +28,7 @@ PRUNED = 5_000  # forgotten at once at the most, so that no claim waits long
 Verdict = Literal["ours", "done", "failed", "conflict", "busy", "suspect"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """A message that wants to be run: ``key`` is its message id, ``sha256`` and ``bytes`` are of its body.
 
@@ -45,7 +46,7 @@ class Claim:
     alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """What the ledger says to a claim.
 
@@ -66,7 +67,7 @@ class Standing:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Note:
     """The end of a run, ``attempts``, of a message: done, failed, or waiting to be run again.
 
@@ -85,6 +86,20 @@ class Note:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
+_CLAIM = """
+    INSERT INTO messages (queue, key, delivery, job, sha256, bytes, owner, lease_until, state, attempts, deaths,
+        rows_done, error, detail, created, expires)
+    WITH new(queue, key, delivery, job, sha256, bytes, owner, lease, kept) AS ({rows}),
+        clock(now) AS (SELECT {now})
+    SELECT queue, key, delivery, job, sha256, bytes, owner, now + lease, 'running', 1, 0, 0, '', '', now,
+        now + kept FROM new, clock WHERE true ON CONFLICT DO NOTHING"""
+_NOTE = """
+    UPDATE messages SET state = ended.state, reply = ended.reply, error = ended.error, detail = ended.detail,
+        rows_done = ended.rows, finished = clock.now, expires = clock.now + ended.kept
+    FROM (WITH ended(queue, key, run, owner, kept, state, reply, error, detail, rows) AS ({rows})
+        SELECT * FROM ended) AS ended, (SELECT {now} AS now) AS clock
+    WHERE messages.queue = ended.queue AND messages.key = ended.key AND messages.attempts = ended.run
+        AND messages.owner = ended.owner"""
 _this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
 _run = table.c.attempts == sa.bindparam("run")
 
@@ -100,14 +115,10 @@ class Messages:
         self._steady = lease
         held = {"owner": owner, "lease_until": now + lease}
         mine = table.c.owner == owner
-        forget = now + RETENTION
         running = mine & (table.c.state == "running")
 
-        insert = database.insert(table).values(state="running", attempts=1, created=now, expires=forget, **held)
-        self._claim = insert.on_conflict_do_nothing()
         seen = _this & _run & (table.c.owner == sa.bindparam("seen_owner"))
         self._take = sa.update(table).where(seen).values(state="running", attempts=table.c.attempts + 1, **held)
-        self._note = sa.update(table).where(_this & _run & mine).values(finished=now, expires=forget)
         self._renew = sa.update(table).where(running).values(held)
         self._release = sa.update(table).where(running).values(state="waiting")
         late, stale = (table.c.lease_until < now).label("late"), (table.c.expires < now).label("stale")
@@ -128,8 +139,10 @@ class Messages:
 
     def _write_notes(self, connection: sa.Connection, notes: Sequence[Note]) -> list[Note]:
         late: list[Note] = []
-        if connection.execute(self._note, [_noted(note) for note in notes]).rowcount != len(notes):
-            late = [note for note in notes if not connection.execute(self._note, _noted(note)).rowcount]
+        rows = [self._noted(note) for note in notes]
+        if self._database.change_all(connection, _NOTE, rows) != len(rows):
+            each = zip(notes, rows, strict=True)
+            late = [note for note, row in each if not self._database.change_all(connection, _NOTE, [row])]
         for note in notes:
             if note.end == "done" and note.state and note not in late:
                 self._state.save(connection, note.job, note.state)
@@ -139,10 +152,18 @@ class Messages:
         self, connection: sa.Connection, claims: Sequence[Claim], gone: Callable[[str], bool]
     ) -> list[Standing]:
         in_order = sorted(claims, key=attrgetter("queue", "key"))  # in two orders, two workers would block each other
-        if connection.execute(self._claim, [_claimed(claim) for claim in in_order]).rowcount == len(claims):
+        if self._database.change_all(connection, _CLAIM, [self._claimed(claim) for claim in in_order]) == len(claims):
             return [Standing("ours", claim.delivery) for claim in claims]
         known = dict(self._look_up(connection, claims))
         return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims]
+
+    def _claimed(self, claim: Claim) -> tuple[Any, ...]:
+        whose = claim.queue, storable(claim.key), claim.delivery, claim.job
+        return *whose, claim.sha256, claim.bytes, self._owner, self._steady, RETENTION
+
+    def _noted(self, note: Note) -> tuple[Any, ...]:
+        end = note.end, note.reply, storable(note.error), storable(note.detail), note.rows
+        return note.queue, storable(note.key), note.attempts, self._owner, RETENTION, *end
 
     def _look_up(self, connection: sa.Connection, claims: Sequence[Claim]) -> Iterator[tuple[tuple[str, str], Any]]:
         for queue, those in groupby(sorted(claims, key=attrgetter("queue")), attrgetter("queue")):
@@ -215,30 +236,6 @@ class Messages:
     def _entries(self, statement: sa.Select[Any]) -> list[Entry]:
         with self._database.read() as connection:
             return [_entry(row) for row in connection.execute(statement)]
-
-
-def _claimed(claim: Claim) -> dict[str, Any]:
-    return {
-        "queue": claim.queue,
-        "key": claim.key,
-        "delivery": claim.delivery,
-        "job": claim.job,
-        "sha256": claim.sha256,
-        "bytes": claim.bytes,
-    }
-
-
-def _noted(note: Note) -> dict[str, Any]:
-    return {
-        "this_queue": note.queue,
-        "this_key": note.key,
-        "run": note.attempts,
-        "state": note.end,
-        "reply": note.reply,
-        "error": note.error,
-        "detail": note.detail,
-        "rows_done": note.rows,
-    }
 
 
 def _standing(verdict: Verdict, row: Any) -> Standing:

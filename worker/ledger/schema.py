@@ -15,17 +15,22 @@ SCHEMA = 1
 metadata = sa.MetaData()
 
 
+def storable(text: str) -> str:
+    """With a question mark for what UTF-8 or a database does not know (half a surrogate pair, NUL)."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
 class Text(sa.types.TypeDecorator[str]):
-    """Any text; what UTF-8 or a database does not know (half a surrogate pair, NUL) becomes a question mark."""
+    """Any text, as far as it is storable."""
 
     impl = sa.String
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """As it is stored, or compared with what is."""
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return value.replace("\0", "?").encode(errors="replace").decode()
+        return None if value is None else storable(value)
 
 
 schema_table = sa.Table("longshore", metadata, sa.Column("schema", sa.Integer, nullable=False))

@@ -24,7 +24,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _WHITE = b" \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """What came as a message, with its content type (parameters are ignored) and content encoding.
 
@@ -55,7 +55,9 @@ class Body:
     def unfolded(self, limit: int) -> Body:
         """Without its content encoding, at most ``limit`` bytes."""
         encoding = self.content_encoding.strip().lower()
-        if encoding in ("", "identity"):
+        if not encoding:
+            return self
+        if encoding == "identity":
             return Body(self.data, self.content_type)
         if encoding not in _WINDOW:
             raise DeliveryError(

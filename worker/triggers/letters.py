@@ -62,7 +62,8 @@ class Again:
 
     def is_early(self, message: Message) -> bool:
         """Whether it came back before its wait is over, as that is longer than one turn."""
-        return self._clock() < header(message, NOT_BEFORE) < self._clock() + MOST_WAITING
+        until = header(message, NOT_BEFORE)
+        return until > 0 and self._clock() < until < self._clock() + MOST_WAITING
 
     def turn(self, message: Message, message_id: str) -> Outgoing:
         """One turn more, for what is early."""

@@ -102,10 +102,10 @@ class Queue:
             consumption.cancel()
         self._desk.drain()
         while self._desk.at_work:
-            self._publishing.wait(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
         until = self._clock() + GRACE_SECONDS
         while not (self._desk.settled and not self._publishing) and self._clock() < until:
-            self._publishing.wait(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
         for message in self._desk.close():
             message.give_back()
 
@@ -324,20 +324,15 @@ class _Count:
 
     def __init__(self) -> None:
         self._number = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def up(self) -> None:
-        with self._changed:
+        with self._lock:
             self._number += 1
 
     def down(self) -> None:
-        with self._changed:
+        with self._lock:
             self._number -= 1
-            self._changed.notify_all()
-
-    def wait(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait(seconds)
 
     def __bool__(self) -> bool:
         return self._number > 0

@@ -73,6 +73,7 @@ class Request:
     running: bool = False
     has_folder: bool = False
     others: list[Message] = field(default_factory=list)
+    _calls_key: str = ""
 
     @classmethod
     def of(cls, consumed: Consumed, message: Message) -> Request:
@@ -101,7 +102,10 @@ class Request:
     @property
     def calls_key(self) -> str:
         """Names what is done for it, in hex: the same for a message that comes again, another for a new one."""
-        return hashlib.sha256(f"{self.message.queue}\0{self.key}\0{self.sha256}".encode()).hexdigest()
+        if not self._calls_key:
+            whose = f"{self.message.queue}\0{self.key}\0{self.sha256}"
+            self._calls_key = hashlib.sha256(whose.encode()).hexdigest()
+        return self._calls_key
 
     @property
     def reply_id(self) -> str:
@@ -111,9 +115,12 @@ class Request:
     @property
     def is_small(self) -> bool:
         """Whether it is one row, and soon read."""
+        return len(self.message.body) <= SMALL_BYTES and self._body.is_small
+
+    @property
+    def _body(self) -> Body:
         message = self.message
-        body = Body(message.body, message.content_type, message.content_encoding)
-        return len(message.body) <= SMALL_BYTES and body.is_small
+        return Body(message.body, message.content_type, message.content_encoding)
 
     def claim(self, *, alone: bool = False) -> Claim:
         """For the ledger."""
@@ -139,8 +146,7 @@ class Request:
     def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
         message = self.message
-        body = Body(message.body, message.content_type, message.content_encoding)
-        body = body.unfolded(self.consumed.max_unfolded)
+        body = self._body.unfolded(self.consumed.max_unfolded)
         folder = work / self.delivery
         if body.form != "object":
             self.has_folder = True
