@@ -1,10 +1,14 @@
 """Answers requests from one queue on another, without work: run by messages.py, ended by a signal.
 
-    message_clients.py raw|broker|worker|aio_pika|faststream URL
+    message_clients.py raw|broker|worker|aio_pika|faststream|celery|dramatiq URL
 
 ``raw`` is pika's SelectConnection and as little as can be beside it: pipelined confirms, one multiple ack for what is
 confirmed. ``broker`` is what the worker has, without the worker, and ``worker`` is the worker with a job that
-gives back what it gets. The other two are what one might take instead, and have to be installed first.
+gives back what it gets. The others are what one might take instead, and have to be installed first. They remember
+nothing, so a message that comes again is run again, and three of them do less for a reply, too. ``faststream`` acks the
+request of one that no queue takes. So does ``celery``, whose RPC results come nearest to replies; they are persistent
+and confirmed here, and the request is acked late. ``dramatiq`` has no replies over AMQP: its actor sends a message to
+another actor's queue, and waits for its confirm.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-REQUESTS, REPLIES, PREFETCH = "requests", "replies", 300
+from message_forms import REPLIES, REQUESTS
+
+PREFETCH, THREADS = 300, 8
 
 
 def raw(url: str) -> None:
@@ -135,7 +141,53 @@ def faststream(url: str) -> None:
     asyncio.run(FastStream(broker).run())
 
 
-CLIENTS = {"raw": raw, "broker": broker, "worker": worker, "aio_pika": aio_pika, "faststream": faststream}
+def celery(url: str) -> None:
+    from celery import Celery
+    from kombu import Queue
+
+    app = Celery(broker=url, backend="rpc://")
+    app.conf.update(
+        broker_transport_options={"confirm_publish": True},
+        result_persistent=True,
+        task_acks_late=True,
+        task_default_queue=REQUESTS,
+        task_queues=[Queue(REQUESTS, durable=True, queue_arguments={"x-queue-type": "quorum"})],
+        worker_enable_remote_control=False,
+        worker_prefetch_multiplier=PREFETCH // THREADS,
+    )
+
+    @app.task(name="echo")  # type: ignore[untyped-decorator]
+    def echo(body: dict[str, str]) -> dict[str, str]:
+        return body
+
+    lean = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=error"]
+    app.worker_main(["worker", "--pool=threads", f"--concurrency={THREADS}", *lean])
+
+
+def dramatiq(url: str) -> None:
+    os.environ["dramatiq_queue_prefetch"] = str(PREFETCH)  # noqa: SIM112 - it is spelled like this
+    import dramatiq
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    class Broker(RabbitmqBroker):  # type: ignore[misc]
+        def _build_queue_arguments(self, _name: str) -> dict[str, str]:
+            return {"x-queue-type": "quorum"}
+
+    broker = Broker(url=url, confirm_delivery=True, middleware=[])
+
+    @dramatiq.actor(broker=broker, queue_name=REPLIES)  # type: ignore[untyped-decorator]
+    def reply(body: dict[str, str]) -> None:
+        """Never run here."""
+
+    @dramatiq.actor(broker=broker, queue_name=REQUESTS)  # type: ignore[untyped-decorator]
+    def echo(body: dict[str, str]) -> None:
+        reply.send(body)
+
+    dramatiq.Worker(broker, queues={REQUESTS}, worker_threads=THREADS).start()
+    signal.pause()
+
+
+CLIENTS = {each.__name__: each for each in (raw, broker, worker, aio_pika, faststream, celery, dramatiq)}
 
 if __name__ == "__main__":
     CLIENTS[sys.argv[1]](sys.argv[2])
