@@ -101,7 +101,13 @@ class Lane(Generic[Item]):
         Called with nothing now and then, it wakes a further thread for what waits behind one that takes its time.
         """
         self._todo.extend(items)
-        self._pool._call(len(self._todo), 1 if self.quick else len(self._todo))
+        if self._todo:
+            self._pool._call(self, urgent=not items)
+
+    @property
+    def waiting(self) -> int:
+        """How many are not begun."""
+        return len(self._todo)
 
     @property
     def quick(self) -> bool:
@@ -174,10 +180,13 @@ class Pool:
             self._streams.append(lane)
         return lane
 
-    def _call(self, waiting: int, wanted: int) -> None:
+    def _call(self, lane: Lane[Any], *, urgent: bool) -> None:
         with self._lock:
-            self._start_threads(waiting)
-            self._ready.notify(wanted)
+            self._start_threads(lane.waiting)
+            if not lane.quick:
+                self._ready.notify(lane.waiting)
+            elif urgent or not lane.active:  # else the one that is at it goes on with these
+                self._ready.notify()
 
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
         with self._lock:
@@ -253,7 +262,7 @@ class Pool:
         lane.work_off()
         with self._lock:
             lane.active -= 1
-            if lane.ready:  # it took its time: a further thread, beside this one
+            if lane.ready and not lane.quick:  # a further thread, beside this one
                 self._ready.notify()
 
     def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:

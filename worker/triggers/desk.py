@@ -76,6 +76,7 @@ class Desk:
         self._woken = threading.Event()
         self._heartbeats = _Every(lease / 3, clock)
         self._prunings = _Every(PRUNE_SECONDS, clock)
+        self._nudges = _Every(NUDGE_SECONDS, clock)
         self._heard = True
         self._over = self._draining = False
         self._log = log.get_logger()
@@ -157,7 +158,8 @@ class Desk:
             time.sleep(LOOK_SECONDS)
         else:
             self._heard = True
-        self._office.nudge()
+        if self._nudges.due():
+            self._office.nudge()
 
     def _talk(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
         alone = self._alone is not None
