@@ -58,6 +58,15 @@ def test_ndjson_is_counted_by_lines(tmp_path):
     assert list(differences(path)) == []
 
 
+def test_a_field_of_any_length_is_part_of_one_record(tmp_path):
+    content = b'id,note\n1,"' + 3 * 2**20 * b"x" + b' ""\n"\n2,"y\r\n\rz"\n'
+    (tmp_path / "a-1.csv").write_bytes(content)
+    output = {"name": "a-1.csv", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "rows": 2}
+    path = tmp_path / "a-1.manifest.json"
+    path.write_text(json.dumps({"rows_in": 2, "results": 2, "rejected": 0, "skipped": 0, "outputs": [output]}))
+    assert list(differences(path)) == []
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"rows_in": 1}', "not JSON"])
 def test_what_is_no_manifest_is_said_to_be_none(tmp_path, text):
     path = tmp_path / "a.manifest.json"
