@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
+from worker.cores import Cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -138,8 +140,9 @@ class Lane(Generic[Item]):
 class Pool:
     """At most ``threads`` items are worked on at once; they go round the streams in turn."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, cores: Cores | None = None) -> None:
         self._inside = threading.local()
+        self._cores = cores or Cores()
         self._size = threads
         self._threads: list[threading.Thread] = []
         self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
@@ -200,6 +203,7 @@ class Pool:
         more = True
         while True:
             stream.wake.clear()
+            self._cores.look()
             fed = more and not stream.error and self._hungry(stream)
             if fed:
                 more = self._feed(stream, chunks)
@@ -240,6 +244,7 @@ class Pool:
 
     def _serve(self) -> None:
         self._inside.of_a_thread = True
+        self._cores.join()
         while (work := self._take()) is not None:
             work()
 
