@@ -111,13 +111,26 @@ def test_two_messages_with_one_body_are_two_requests(worker, asker, orders):
     assert set(orders.times_sent.values()) == {1}
 
 
-def test_a_reply_that_no_queue_takes_goes_to_the_jobs_own_queue_or_the_dead_letters_and_is_never_dropped(worker, asker):
-    with worker().running() as process:
+def test_a_reply_that_no_queue_takes_makes_a_dead_letter_which_is_answered_without_a_call_once_it_is_replayed(
+    worker, asker, orders
+):
+    calls = orders.times_sent.total()
+    project = worker()
+    with project.running() as process:
         asker.ask({"client": "1"}, reply_to="nowhere")
         wait_for(lambda: asker.length("orders.dead") == 1, process)
+        ((_, letter, body),) = asker.drain("orders.dead")
+        told = json.loads(project.longshore("show", letter.headers["x-longshore-delivery"], "--json").stdout)
+        asker.declare("nowhere")
+        with asker.channel() as channel:
+            channel.basic_publish("", "orders", body, letter)
+        wait_for(lambda: asker.length("nowhere") == 1, process)
         assert stopped(process) == 0
-    ((_, properties, body),) = asker.drain("orders.dead")
-    assert (json.loads(body), properties.headers["x-longshore-error"]) == ({"client": "1"}, "Unroutable")
+    assert (json.loads(body), letter.headers["x-longshore-error"]) == ({"client": "1"}, "Unroutable")
+    assert (told["state"], told["job"]) == ("done", "order")
+    ((_, reply, body),) = asker.drain("nowhere")
+    assert (reply.correlation_id, json.loads(body)["order"]) == (letter.message_id, "order of 1")
+    assert orders.times_sent.total() == calls + 1
 
 
 def test_a_job_may_have_a_queue_for_replies_that_have_no_other_place(worker, asker):
