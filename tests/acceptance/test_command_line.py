@@ -349,6 +349,56 @@ def test_rejected_rows_are_dropped_into_the_inbox_as_a_delivery_of_their_own(lon
     assert (second["source"], second["rows_in"]) == (name, done["rejected"])
 
 
+REJECTING = """
+from worker import Reject, job
+
+@job(files={files!r}, done_suffix={done_suffix!r})
+def picky(row, ctx):
+    raise Reject("no")
+"""
+
+
+def test_rejected_rows_of_a_job_that_waits_for_a_done_file_get_one(longshore, project):
+    (project / "jobs" / "picky.py").write_text(REJECTING.format(files="signed*.csv", done_suffix=".done"))
+    inbox = project / "inbox"
+    inbox.mkdir()
+    (inbox / "signed.csv").write_text("id\n1\n")
+    (inbox / "signed.csv.done").touch()
+    assert longshore("run", "--once", cwd=project).returncode == 0
+    (first,) = manifests(project)
+    assert longshore("retry", first["delivery"], "--rejected", cwd=project).returncode == 0
+    assert longshore("run", "--once", cwd=project).returncode == 0
+    sources = {manifest["source"] for manifest in manifests(project)}
+    assert sources == {"signed.csv", f"signed-{first['delivery']}.rejected.csv"}
+    assert list(inbox.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["exact.csv", "other.txt"])
+def test_rejected_rows_whose_name_is_not_for_their_job_are_told_to_be_processed_and_the_command_works(
+    longshore, project, tmp_path, name
+):
+    (project / "jobs" / "picky.py").write_text(REJECTING.format(files="exact.csv", done_suffix=None))
+    (tmp_path / name).write_text("id\n1\n")
+    (first,) = json.loads(longshore("process", tmp_path / name, "--job", "picky", "--json", cwd=project).stdout)
+    told = longshore("retry", first["delivery"], "--rejected", cwd=project)
+    assert (told.returncode, list((project / "inbox").iterdir())) == (2, [])
+    command = told.stderr.strip().partition(": longshore ")[2].split()
+    assert command[0] == "process"
+    assert longshore(*command, cwd=project).returncode == 0
+    assert [manifest["job"] for manifest in manifests(project)] == ["picky", "picky"]
+
+
+def test_rejected_rows_in_a_file_with_too_long_a_name_are_not_dropped_where_nobody_would_take_them(longshore, project):
+    (project / "jobs" / "picky.py").write_text(REJECTING.format(files="x*.csv", done_suffix=None))
+    (project / "inbox").mkdir()
+    (project / "inbox" / f"{'x' * 200}.csv").write_text("id\n1\n")
+    assert longshore("run", "--once", cwd=project).returncode == 0
+    (first,) = manifests(project)
+    told = longshore("retry", first["delivery"], "--rejected", cwd=project)
+    assert (told.returncode, "under a shorter name" in told.stderr) == (2, True)
+    assert list((project / "inbox").iterdir()) == []
+
+
 def test_a_failed_message_is_not_looked_for_among_the_files(longshore, project):
     (project / ".longshore").mkdir()
     with contextlib.closing(Ledger(f"sqlite:///{project}/.longshore/state.db", owner="a-worker")) as ledger:

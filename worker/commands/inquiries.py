@@ -22,7 +22,10 @@ from worker.commands.arguments import (
 )
 
 if TYPE_CHECKING:
-    from worker.config import Settings, WorkerSettings
+    from worker.app import Project
+    from worker.config import Settings
+    from worker.declare import Job
+    from worker.jobs import Jobs
     from worker.ledger import Ledger
     from worker.records import Entry
 
@@ -87,11 +90,11 @@ def retry(
     settings = load_settings(config)
     with closing(Ledger(settings.worker.state)) as ledger:
         entry = _find(ledger, delivery)
-        name = _drop_rejected(entry, settings.worker) if rejected else _reopen(entry, ledger, settings)
+        name = _drop_rejected(entry, load_project(config)) if rejected else _reopen(entry, ledger, settings)
     if json:
         screens.say_json({"delivery": entry.id, "state": "waiting", "source": name})
     else:
-        screens.say(f"{name} waits again: a running worker takes it within seconds, else `longshore run`")
+        screens.say(f"{name} waits again: a running worker takes it when it is its turn, else `longshore run`")
 
 
 def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
@@ -108,20 +111,37 @@ def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
     return entry.source
 
 
-def _drop_rejected(entry: Entry, worker: WorkerSettings) -> str:
-    """Copy the rejects into the inbox, under their own name."""
+def _drop_rejected(entry: Entry, project: Project) -> str:
+    """Copy the rejects into the inbox, under their own name, if that is for the job that rejected them."""
     from worker import files
 
+    worker = project.settings.worker
     if not (rejects := next(worker.outbox.glob(f"*-{entry.id}.rejected.csv"), None)):
         misused(f"delivery {entry.id}: it has no rejected rows in {worker.outbox}")
-    if entry.trigger == "schedule":
+    if fault := files.name_fault(rejects.name):
+        misused(f"{rejects}: the inbox cannot take it, {fault}; copy it there under a shorter name")
+    if not (job := _job_of(rejects.name, project.jobs)) or job.name != entry.job:
         how = f"longshore process {short(rejects)} --job {entry.job}"
-        misused(f"delivery {entry.id} is a tick, and no file is for its job; to run its rejected rows as text: {how}")
+        misused(f"{rejects.name}: the inbox takes no file of this name for {entry.job}; to run its rows: {how}")
+    copy, is_there = worker.inbox / rejects.name, False
     try:
-        files.copy(rejects, worker.inbox / rejects.name)
+        files.copy(rejects, copy)
     except FileExistsError:
-        misused(f"{worker.inbox / rejects.name}: is there already; it will be taken")
-    return rejects.name
+        is_there = True
+    if job.done_suffix:  # also for a copy that a crash left without it
+        copy.with_name(f"{copy.name}{job.done_suffix}").touch()
+    if is_there:
+        misused(f"{copy}: is there already; it will be taken")
+    return copy.name
+
+
+def _job_of(name: str, jobs: Jobs) -> Job[..., Any] | None:
+    from worker.errors import DeliveryError
+
+    try:
+        return jobs.match(name)
+    except DeliveryError:
+        return None
 
 
 def verify(
