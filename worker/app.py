@@ -17,7 +17,7 @@ from worker.auth import Credential
 from worker.config import Settings
 from worker.crew import Crew
 from worker.errors import ConfigError, Paused, Problem, Unavailable
-from worker.files import private_folder
+from worker.files import durable_folder
 from worker.fleet import Fleet
 from worker.hands import Hands
 from worker.jobs import Jobs
@@ -143,8 +143,7 @@ class App:
     def _prepare_folders(self) -> None:
         worker = self.settings.worker
         try:
-            private_folder(self.settings.home)
-            private_folder(self.settings.work)
+            durable_folder(self.settings.work)  # in the project's own folder, private, too
             for folder in (worker.inbox, worker.outbox, worker.archive, worker.failed):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -9,8 +9,11 @@ import errno
 import filecmp
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,7 +50,34 @@ def with_id(name: str, delivery: str) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable, together with those of whoever asks meanwhile."""
+    _turn_of(folder).take()
+
+
+class _Turn:
+    """The fsyncs of one folder: one that begins after somebody has come covers everybody who has come by then."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._count = count(1)
+        self._covered = 0
+
+    def take(self) -> None:
+        ticket = next(self._count)
+        with self._lock:
+            if ticket > self._covered:
+                begun = next(self._count)
+                _sync_folder(self._folder)
+                self._covered = begun
+
+
+@lru_cache(maxsize=64)  # who finds another turn in use than somebody else only makes an fsync of its own
+def _turn_of(folder: Path) -> _Turn:
+    return _Turn(folder)
+
+
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

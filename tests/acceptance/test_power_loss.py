@@ -60,11 +60,13 @@ def test_everything_is_on_disk_before_anything_says_so(tmp_path: Path) -> None:
 
     ledger = r"\.longshore/state\.db(-wal)?"
     announced = first("sync", ledger)
-    folder_named = first("sync", r"\.longshore/work/\w{8}", announced)
-    claimed = first("name", r"\.longshore/work/\w{8}/input/clients\.csv", folder_named)
-    claim_durable = first("sync", r"\.longshore/work/\w{8}/input", claimed)
+    claimed = first("name", r"\.longshore/work/\w{8}\.clients\.csv", announced)
+    assert first("sync", r"\.longshore") < claimed, "the work folder's own name"
+    claim_durable = first("sync", r"\.longshore/work", claimed)
     outcomes = first("sync", r"\.longshore/work/\w{8}/outcomes-1\.part", claim_durable)
-    results = first("name", r"outbox/clients-\w{8}\.csv", outcomes)
+    named = first("sync", r"\.longshore/work/\w{8}", outcomes)
+    folder_named = first("sync", r"\.longshore/work", named)
+    results = first("name", r"outbox/clients-\w{8}\.csv", folder_named)
     assert first("sync", r"outbox/\.clients-\w{8}\.csv\.1\.part") < results
     results_named = first("sync", "outbox", results)
     manifest = first("name", r"outbox/clients-\w{8}\.manifest\.json", results_named)

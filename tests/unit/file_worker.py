@@ -96,6 +96,11 @@ class FileWorker:
         return sorted(str(path.relative_to(self.root)) for path in everything if not path.name.startswith("state.db"))
 
 
+def claimed(delivery):
+    """Its file in the work folder."""
+    return delivery.folder.with_name(f"{delivery.id}.{delivery.source}")
+
+
 def rows(delivery):
     return [dict(row) for chunk in delivery.read(Reading()) for row in chunk.rows]
 

@@ -42,6 +42,7 @@ def test_a_claimed_file_is_a_delivery_again_under_its_id(worker, capture_log):
 
 def test_the_attempts_go_on_where_the_part_files_say_that_they_were(worker):
     before = worker.claim()
+    before.folder.mkdir()
     (before.folder / "outcomes-7.part").write_bytes(b"")
     heir = after_the_loss(worker)
     adopt(heir.ledger, heir.folders)
@@ -61,7 +62,7 @@ def test_a_file_that_was_not_yet_brought_over_from_the_inboxs_file_system_is_fou
 
 
 def test_what_is_no_claimed_file_is_left_alone(worker):
-    for name in ("11111111/outcomes-1.part", "22222222/input/.clients.csv.part", "notes/input/clients.csv"):
+    for name in ("11111111/outcomes-1.part", "22222222/rows.jsonl", "notes/clients.csv"):
         (worker.folders.work / name).parent.mkdir(parents=True)
         (worker.folders.work / name).write_bytes(CSV)
     (worker.folders.inbox / ".3.clients.csv.claim").write_bytes(CSV)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
+from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, claimed, rows
 
 from worker import files
 from worker.errors import DeliveryError, LeftAlone, LostLease, ServerFault, Stopping, Unavailable
@@ -48,7 +48,7 @@ def crash(*_args, **_kwargs):
 
 def test_a_claimed_file_becomes_a_delivery(worker, tmp_path):
     delivery = worker.claim()
-    assert worker.files == [f"work/{delivery.id}/input/clients.csv"]
+    assert worker.files == [f"work/{delivery.id}.clients.csv"]
     assert (delivery.trigger, delivery.source, delivery.attempts) == ("inbox", "clients.csv", 1)
     assert (delivery.input.name, delivery.input.bytes) == ("clients.csv", len(CSV))
     assert delivery.input.sha256 == hashlib.sha256(CSV).hexdigest()
@@ -68,8 +68,9 @@ def test_the_same_file_dropped_again_is_a_new_delivery(worker):
 
 
 def test_a_claimed_file_is_nobody_elses_to_look_at(worker):
+    worker.folders.work.rmdir()
     delivery = worker.claim()
-    assert (delivery.folder / "input").stat().st_mode & 0o777 == 0o700
+    assert claimed(delivery).parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_file_that_another_worker_took_first_is_left_to_it(worker):
@@ -132,7 +133,7 @@ def test_a_delivery_that_takes_longer_to_open_than_a_lease_stays_with_its_worker
 def test_a_file_is_brought_over_from_the_inboxs_own_file_system(worker, monkeypatch):
     another_file_system(monkeypatch, worker.folders.inbox)
     delivery = worker.claim()
-    assert worker.files == [f"work/{delivery.id}/input/clients.csv"]
+    assert worker.files == [f"work/{delivery.id}.clients.csv"]
     assert rows(delivery) == ANN_AND_BOB
 
 
@@ -165,21 +166,21 @@ def test_content_that_changes_while_it_is_read_is_noticed(worker):
     delivery = worker.claim(content=b"id\n1\n2\n3\n")
     chunks = delivery.read(Reading(chunk_rows=1))
     next(chunks)
-    (delivery.folder / "input" / "clients.csv").write_bytes(b"id\n1\n2\n4\n")
+    claimed(delivery).write_bytes(b"id\n1\n2\n4\n")
     with pytest.raises(DeliveryError, match="its content changed after it was claimed"):
         list(chunks)
 
 
 def test_content_that_changes_before_it_is_read_is_noticed(worker):
     delivery = worker.claim()
-    (delivery.folder / "input" / "clients.csv").write_bytes(b"id\n1\n")
+    claimed(delivery).write_bytes(b"id\n1\n")
     with pytest.raises(DeliveryError, match="its content changed"):
         list(delivery.read(Reading()))
 
 
 def test_content_that_changes_between_two_attempts_is_noticed_before_the_first_row(worker, heir):
     first = worker.claim()
-    (first.folder / "input" / "clients.csv").write_bytes(CSV.replace(b"Bob", b"Eve"))
+    claimed(first).write_bytes(CSV.replace(b"Bob", b"Eve"))
     (delivery,) = heir.due()
     assert delivery.attempts == 2
     with pytest.raises(DeliveryError, match="its content changed"):
@@ -190,7 +191,7 @@ def test_a_file_that_was_only_touched_is_not_taken_for_changed(worker):
     delivery = worker.claim()
     chunks = delivery.read(Reading(chunk_rows=1))
     next(chunks)
-    os.utime(delivery.folder / "input" / "clients.csv", (1, 1))
+    os.utime(claimed(delivery), (1, 1))
     assert len(list(chunks)) == 1
 
 
@@ -221,11 +222,12 @@ def test_a_crash_while_a_file_is_brought_over_leaves_a_delivery_to_be_run(worker
     assert len([name for name in worker.files if name.startswith("inbox/.")]) == 1
     (delivery,) = heir.due()
     assert rows(delivery) == ANN_AND_BOB
-    assert heir.files == [f"work/{delivery.id}/input/clients.csv"]
+    assert heir.files == [f"work/{delivery.id}.clients.csv"]
 
 
 def test_a_crash_while_rows_are_run_leaves_a_delivery_to_be_gone_on_with(worker, heir):
     first = worker.claim()
+    first.folder.mkdir()
     (first.folder / "outcomes-1.part").write_bytes(b"[0,2,[]]\n")
     (delivery,) = heir.due()
     assert (delivery.id, delivery.attempts, delivery.folder) == (first.id, 2, first.folder)
@@ -291,7 +293,7 @@ def test_a_crash_right_after_the_move_leaves_nothing_to_do(worker, heir, monkeyp
 
 def test_a_claimed_file_that_somebody_removed_fails_its_delivery(worker, heir, capture_log):
     delivery = worker.claim()
-    (delivery.folder / "input" / "clients.csv").unlink()
+    claimed(delivery).unlink()
     assert heir.due() == []
     entry = heir.entry(delivery)
     assert (entry.state, entry.error, entry.put_away) == ("failed", "DeliveryError", True)
@@ -322,6 +324,7 @@ def test_a_lost_delivery_is_left_alone(worker, heir, capture_log):
 def test_what_another_worker_finished_before_it_could_be_opened_is_left_alone(worker, heir, capture_log):
     opening = worker.claims.claim(worker.drop())
     (delivery,) = heir.due()
+    delivery.folder.mkdir()
     (delivery.folder / "outcomes-1.part").write_text("")
     delivery.settle(DeliveryError("no"))
     assert opening() is None
@@ -332,7 +335,7 @@ def test_what_another_worker_finished_before_it_could_be_opened_is_left_alone(wo
 def test_a_done_file_goes_after_its_file_did(worker):
     worker.drop("signed.csv.done", b"")
     delivery = worker.claim("signed.csv")
-    assert worker.files == [f"work/{delivery.id}/input/signed.csv"]
+    assert worker.files == [f"work/{delivery.id}.signed.csv"]
 
 
 def test_the_done_file_of_a_file_that_came_again_stays(worker):

@@ -1,6 +1,9 @@
 import errno
 import os
 import shutil
+import threading
+import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -243,3 +246,44 @@ def test_a_durable_folder_has_the_name_of_every_new_parent_on_disk(tmp_path, mon
     assert (tmp_path / "work" / "3f9a1c2b" / "input").stat().st_mode & 0o777 == 0o700
     files.durable_folder(tmp_path / "work" / "3f9a1c2b" / "input")
     assert len(synced) == 3
+
+
+def test_an_fsync_of_a_folder_serves_all_who_came_before_it_began(tmp_path, monkeypatch):
+    begun, go_on, synced, come, tickets = threading.Event(), threading.Event(), [], [], count(1)
+
+    def ticket():
+        come.append(number := next(tickets))
+        return number
+
+    def slow(folder):
+        synced.append(folder)
+        begun.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(files, "_sync_folder", slow)
+    monkeypatch.setattr(files._turn_of(tmp_path), "_count", iter(ticket, None))
+    first = threading.Thread(target=files.sync_folder, args=(tmp_path,))
+    first.start()
+    assert begun.wait(10)
+    waiting = [threading.Thread(target=files.sync_folder, args=(tmp_path,)) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    while len(come) < 7:  # the first one's, its fsync's, and five
+        time.sleep(0.001)
+    go_on.set()
+    for thread in (first, *waiting):
+        thread.join()
+    assert synced == [tmp_path, tmp_path], "one was under way when the five came, which is too early for their names"
+
+
+def test_an_fsync_that_fails_serves_nobody(tmp_path, monkeypatch):
+    def broken(folder):
+        raise OSError("the disk is broken")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="broken"):
+        patched.setattr(files, "_sync_folder", broken)
+        files.sync_folder(tmp_path)
+    synced = []
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    files.sync_folder(tmp_path)
+    assert synced == [tmp_path]

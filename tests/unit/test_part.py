@@ -177,7 +177,7 @@ def test_outcomes_survive_the_process_at_once_and_the_machine_some_rows_later(tm
     assert newest(tmp_path).read_bytes() == b"[0,2,[]]\n[1,3,[]]\n"
     assert synced == []
     part.append([(result(2), False)])
-    assert len(synced) == 2  # its data and, the first time, its name
+    assert len(synced) == 3  # its data and, the first time, its name and that of its folder
     part.close()
 
 
@@ -190,7 +190,7 @@ def test_outcomes_survive_the_machine_a_second_later_at_the_latest(tmp_path, syn
     assert synced == []
     clock.now = 1.0
     part.append([(result(1), False)])
-    assert len(synced) == 2  # its data and, the first time, its name
+    assert len(synced) == 3  # its data and, the first time, its name and that of its folder
     part.close()
 
 

@@ -223,7 +223,7 @@ def test_what_says_nothing_about_the_delivery_puts_it_back_to_wait(worker, clock
     entry = worker.entry(delivery)
     assert (entry.state, entry.owner, entry.error) == ("waiting", "", type(error).__name__)
     assert entry.not_before == pytest.approx(clock.now + seconds)
-    assert worker.files == [f"work/{delivery.id}/input/clients.csv"]
+    assert worker.files == [f"work/{delivery.id}.clients.csv"]
     clock.now += seconds + 0.001
     (again,) = worker.due()
     assert (again.id, again.attempts, rows(again)[0]["id"]) == (delivery.id, 2, "007")
@@ -298,12 +298,13 @@ def test_a_jobs_state_is_kept_with_the_done_delivery_only(worker):
 
 def test_a_failed_delivery_is_run_again_with_what_it_had_done(worker):
     delivery = worker.claim()
+    delivery.folder.mkdir()
     (delivery.folder / "outcomes-1.part").write_bytes(b"[0,2,[]]\n")
     delivery.settle(DeliveryError("no"))
     assert worker.settlement.reopen(worker.entry(delivery))
     (again,) = worker.due()
     assert (again.id, again.attempts, len(rows(again))) == (delivery.id, 2, 2)
-    assert worker.files == [f"work/{delivery.id}/input/clients.csv", f"work/{delivery.id}/outcomes-1.part"]
+    assert worker.files == [f"work/{delivery.id}.clients.csv", f"work/{delivery.id}/outcomes-1.part"]
     again.settle(None)
     assert worker.files == ["archive/clients.csv"]
 
@@ -314,7 +315,7 @@ def test_of_two_failed_deliveries_of_one_name_each_gets_its_own_file_back(worker
     assert worker.files == [
         "failed/clients.csv",
         "failed/clients.csv.error.json",
-        f"work/{second.id}/input/clients.csv",
+        f"work/{second.id}.clients.csv",
     ]
     assert worker.settlement.reopen(worker.entry(first))
     assert sorted(len(rows(delivery)) for delivery in worker.due()) == [1, 2]
@@ -345,7 +346,7 @@ def test_a_crash_while_a_failed_delivery_is_brought_back_loses_nothing(worker, m
     assert worker.entry(delivery).state == "failed"
     assert worker.settlement.reopen(worker.entry(delivery))
     (again,) = worker.due()
-    assert (rows(again)[0]["id"], worker.files) == ("007", [f"work/{delivery.id}/input/clients.csv"])
+    assert (rows(again)[0]["id"], worker.files) == ("007", [f"work/{delivery.id}.clients.csv"])
 
 
 def test_a_failed_delivery_whose_file_was_taken_away_is_not_run_again(worker):

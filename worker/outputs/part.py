@@ -52,6 +52,7 @@ class PartFile:
 
     def recover(self) -> Iterator[Outcome]:
         """The outcomes of earlier attempts; what they sent is added to the meter, what they remembered to the state."""
+        files.private_folder(self._path.parent)
         left = {int(path.stem.rpartition("-")[2]): path for path in self._path.parent.glob("outcomes-*.part")}
         if left:
             yield from self._begin_with(left[max(left)])
@@ -102,6 +103,7 @@ class PartFile:
             files.sync(self._file)
             if not self._named:
                 files.sync_folder(self._path.parent)
+                files.sync_folder(self._path.parent.parent)
                 self._named = True
         self._unsynced, self._synced_at = 0, self._clock()
 

@@ -15,7 +15,7 @@ from worker import log
 from worker.ledger import Ledger
 from worker.triggers.endings import Folders
 
-_ID = re.compile(r"[0-9a-f]{8}")
+_CLAIMED = re.compile(r"([0-9a-f]{8})\.(.+)", re.DOTALL)
 _TAKEN = re.compile(r"\.([0-9a-f]{8})\.(.+)\.claim", re.DOTALL)
 
 
@@ -43,14 +43,12 @@ def orphans(ledger: Ledger, folders: Folders) -> list[Orphan]:
 
 
 def _in_work(work: Path) -> Iterator[Orphan]:
-    for folder in work.iterdir():
-        if _ID.fullmatch(folder.name):
+    for file in work.iterdir():
+        if found := _CLAIMED.fullmatch(file.name):
+            parts = (work / found[1]).glob("outcomes-*.part")
             # At least once: what a first attempt may have left in the outbox is looked for by later ones only.
-            begun = max([1, *(int(part.stem.rpartition("-")[2]) for part in folder.glob("outcomes-*.part"))])
-            with suppress(FileNotFoundError):  # a message, a tick, or put away
-                for file in (folder / "input").iterdir():
-                    if not (file.name.startswith(".") and file.suffix == ".part"):
-                        yield Orphan(folder.name, file.name, begun)
+            begun = max([1, *(int(part.stem.rpartition("-")[2]) for part in parts)])
+            yield Orphan(found[1], found[2], begun)
 
 
 def _in_the_inbox(inbox: Path) -> Iterator[Orphan]:

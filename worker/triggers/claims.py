@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from errno import EINVAL, EXDEV
@@ -67,7 +66,7 @@ class Claims:
             raise OSError(EINVAL, fault, str(path))
         entry = self._ledger.announce("process", path.name, job=job)
         try:
-            files.durable_folder(self._folders.input(entry).parent)
+            files.durable_folder(self._folders.work)
             with self._ledger.in_hand(entry.id):
                 files.copy(path, self._folders.input(entry))
         except BaseException:
@@ -98,7 +97,7 @@ class Claims:
         if not source.exists():
             self._source_missing(entry)
             return None
-        files.sync_folder(source.parent)
+        files.sync_folder(self._folders.work)
         return self._begin(entry, source)
 
     def _begin(self, entry: Entry, source: Path) -> Delivery:
@@ -129,20 +128,20 @@ class Claims:
         if not entry.sha256:  # the claim was announced and came no further: its file is in the inbox, or another's
             self._withdraw(entry)
             return
-        where = self._folders.input(entry).parent
-        error = DeliveryError(f"its file is gone from {where}; drop it into the inbox again")
+        error = DeliveryError(f"its file is gone from {self._folders.work}; drop it into the inbox again")
         self._log.error("delivery failed", source=entry.source, reason=error.detail)
         self._ledger.give_up(entry, error)
 
     def _withdraw(self, entry: Entry) -> None:
-        shutil.rmtree(self._folders.of(entry), ignore_errors=True)
+        target = self._folders.input(entry)
+        for left in (target, files.hidden(target)):
+            left.unlink(missing_ok=True)
         self._ledger.withdraw(entry)
 
     def _move_in(self, path: Path, entry: Entry) -> None:
-        target = self._folders.input(entry)
-        files.durable_folder(target.parent)
+        files.durable_folder(self._folders.work)
         try:
-            path.rename(target)
+            path.rename(self._folders.input(entry))
         except OSError as error:
             if error.errno != EXDEV:
                 raise
@@ -153,6 +152,8 @@ class Claims:
         taken, target = self._folders.taken(entry), self._folders.input(entry)
         if taken.exists():
             files.sync_folder(taken.parent)  # or a power cut might bring back the old name beside the copy
+            for version in range(1, entry.version):
+                files.hidden(target, str(version)).unlink(missing_ok=True)
             if not target.exists():
                 files.copy(taken, target, by=str(entry.version))
             taken.unlink(missing_ok=True)

@@ -36,12 +36,12 @@ class Folders:
     work: Path
 
     def of(self, entry: Entry) -> Path:
-        """A delivery's own folder while it is under way."""
+        """A delivery's own folder while it is under way, for its outcomes."""
         return self.work / entry.id
 
     def input(self, entry: Entry) -> Path:
-        """Its claimed file."""
-        return self.of(entry) / "input" / entry.source
+        """Its claimed file; all of them lie in one folder, whose fsync covers all that came before it."""
+        return self.work / f"{entry.id}.{entry.source}"
 
     def taken(self, entry: Entry) -> Path:
         """Its claimed file while that is still on the inbox's own file system."""
@@ -64,8 +64,10 @@ class FileEnding:
         source = self._folders.input(entry)
         if entry.state == "failed":
             self._to_failed(entry, source, guard)
-            return source.parent
-        if source.exists() and entry.trigger == "inbox":
+            return None
+        if entry.trigger != "inbox":
+            source.unlink(missing_ok=True)
+        elif source.exists():
             self._move(entry, self._folders.archive, entry.source, guard)
         return self._folders.of(entry)
 
@@ -106,7 +108,6 @@ class FileEnding:
             if whose not in (None, entry.id):
                 continue
             if place.exists() and (whose or not source.exists()):
-                files.private_folder(source.parent)
                 files.move(place, source)
             why.unlink(missing_ok=True)
         return source.exists()
