@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pika
 import pytest
-from pika import spec
+from pika import frame, spec
 
 from worker.amqp import Outgoing
 from worker.amqp.codec import Encoded, readable
@@ -13,8 +13,32 @@ from worker.errors import DeliveryError
 LONG = "x" * 255
 
 
+def properties_of(outgoing):
+    """As they go over the wire, in the second frame."""
+    _, header, *_ = frames_of(Encoded(outgoing).frames(outgoing, 1, 1000, mandatory=True))
+    return header[7 + 12 : -1]
+
+
+def frames_of(data):
+    while data:
+        size = 7 + int.from_bytes(data[3:7], "big") + 1
+        yield data[:size]
+        data = data[size:]
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 10, b"y" * 1000, b"z" * 2001], ids=len)
+def test_a_message_goes_over_the_wire_as_pika_would_send_it(body):
+    outgoing = Outgoing("réplies", body, "m1", exchange="e", content_type="text/csv", headers={"a": 1})
+    properties = spec.BasicProperties(content_type="text/csv", headers={"a": 1}, delivery_mode=2, message_id="m1")
+    method = spec.Basic.Publish(exchange="e", routing_key="réplies", mandatory=True)
+    theirs = [frame.Method(3, method), frame.Header(3, len(body), properties)]
+    theirs += [frame.Body(3, body[at : at + 1000]) for at in range(0, len(body), 1000)]
+    ours = Encoded(outgoing).frames(outgoing, 3, 1000, mandatory=True)
+    assert list(frames_of(ours)) == [each.marshal() for each in theirs]
+
+
 def decoded(outgoing):
-    return spec.BasicProperties().decode(b"".join(Encoded(outgoing).encode()))
+    return spec.BasicProperties().decode(properties_of(outgoing))
 
 
 def test_what_is_encoded_is_what_pika_would_have_encoded():
@@ -27,7 +51,7 @@ def test_what_is_encoded_is_what_pika_would_have_encoded():
         "content_encoding": "gzip",
         "type": "result",
     }
-    ours = b"".join(Encoded(Outgoing("q", b"", headers=headers, expiration=1.5, **given)).encode())
+    ours = properties_of(Outgoing("q", b"", headers=headers, expiration=1.5, **given))
     theirs = pika.BasicProperties(headers=headers, delivery_mode=2, expiration="1500", **given).encode()
     assert ours == b"".join(theirs)
 

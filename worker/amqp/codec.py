@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import Any
 
 from pika import spec
@@ -13,6 +15,9 @@ from worker.errors import DeliveryError
 
 FRAME_MAX = 131_072
 _HEADER_OVERHEAD = 64  # a header frame's own bytes, and some to spare
+_FRAME = struct.Struct(">BHI")  # type, channel, size
+_FRAME_END = bytes((spec.FRAME_END,))
+_CONTENT_HEADER = struct.Struct(">HHQ")  # class, weight, size of the body
 _PERSISTENT = b"\x02"
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TYPE = 1 << 10, 1 << 9, 1 << 8, 1 << 7, 1 << 5
@@ -22,7 +27,6 @@ class Encoded:
     """A message's properties as they go over the wire; made by the thread that sends, to spare the loop's."""
 
     __slots__ = ("_content",)
-    INDEX = spec.BasicProperties.INDEX
 
     def __init__(self, outgoing: Outgoing) -> None:
         """Raises ``DeliveryError`` for what cannot be sent."""
@@ -31,9 +35,29 @@ class Encoded:
         if len(self._content) + _HEADER_OVERHEAD > FRAME_MAX:  # for which the broker would close the connection
             raise DeliveryError("the headers of the message to send are too large for one frame")
 
-    def encode(self) -> list[bytes]:
-        """What pika asks properties for."""
-        return [self._content]
+    def frames(self, outgoing: Outgoing, channel: int, longest: int, *, mandatory: bool) -> bytes:
+        """The message as it goes over the wire, its body in pieces of at most ``longest`` bytes.
+
+        A method, a header and body frames (AMQP 0-9-1, 4.2.3 and 4.2.6); pika takes several times as long for them.
+        """
+        body = outgoing.body
+        header = _CONTENT_HEADER.pack(spec.Basic.INDEX, 0, len(body)) + self._content
+        frames = [
+            _publish(outgoing.exchange, outgoing.routing_key, channel, mandatory),
+            _framed(spec.FRAME_HEADER, channel, header),
+        ]
+        frames += [_framed(spec.FRAME_BODY, channel, body[at : at + longest]) for at in range(0, len(body), longest)]
+        return b"".join(frames)
+
+
+@lru_cache(maxsize=256)
+def _publish(exchange: str, routing_key: str, channel: int, mandatory: bool) -> bytes:
+    arguments = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory).encode()
+    return _framed(spec.FRAME_METHOD, channel, spec.Basic.Publish.INDEX.to_bytes(4, "big") + b"".join(arguments))
+
+
+def _framed(kind: int, channel: int, payload: bytes) -> bytes:
+    return _FRAME.pack(kind, channel, len(payload)) + payload + _FRAME_END
 
 
 def _encoded(outgoing: Outgoing) -> bytes:

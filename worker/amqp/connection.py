@@ -15,6 +15,7 @@ import pika
 from pika import exceptions, frame, spec
 
 from worker.amqp import codec
+from worker.amqp.messages import Outgoing
 from worker.broker_address import Address
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # whatever it says at each try arrives here as an exception, too
@@ -57,6 +58,11 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
             frames, self._gathered = self._gathered, None
             if frames and not self.is_closed:
                 super()._output_marshaled_frames([b"".join(frames)])
+
+    def publish(self, channel: int, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
+        """Send a message on an open channel."""
+        frames = encoded.frames(outgoing, channel, self._body_max_length, mandatory=mandatory)
+        self._output_marshaled_frames([frames])
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if self._gathered is None:

@@ -68,7 +68,7 @@ class Message:
         self.settling.settle(self.tag, requeue=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as above
 class Outgoing:
     """A message to publish, persistent and mandatory, to an exchange (the default one leads to the queue of that name).
 

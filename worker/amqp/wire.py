@@ -11,7 +11,7 @@ from pika import exceptions, spec
 from worker.amqp import codec
 from worker.amqp.connection import Connection, Options, parameters
 from worker.amqp.loop import Loop, guarded
-from worker.amqp.losses import translated
+from worker.amqp.losses import Lost, translated
 from worker.amqp.messages import Outgoing
 from worker.amqp.steps import Step
 from worker.amqp.topology import Queue
@@ -157,8 +157,9 @@ class Channel:
 
     def publish(self, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
         """Send a message; ``mandatory``: it is returned if no queue takes it. Raises ``Lost``."""
-        target = outgoing.exchange, outgoing.routing_key
-        self._send(self._channel.basic_publish, *target, outgoing.body, encoded, mandatory=mandatory)
+        if not self._channel.is_open:
+            raise Lost("the channel is closed")
+        self._send(self._connection.publish, self._channel.channel_number, outgoing, encoded, mandatory=mandatory)
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         """Take a message, or all up to it, off the queue; raises ``Lost``."""

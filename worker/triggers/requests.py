@@ -147,10 +147,16 @@ class Request:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
         message = self.message
         body = self._body.unfolded(self.consumed.max_unfolded)
-        folder = work / self.delivery
+        folder = work
         if body.form != "object":
             self.has_folder = True
+            folder = work / self.delivery
             files.private_folder(folder)
+
+        def end(error: Exception | None) -> None:
+            delivery.settle = _nothing_more  # or the two would refer to each other, and wait for the garbage collector
+            settle(delivery, error)
+
         delivery = Delivery(
             id=self.delivery,
             trigger="queue",
@@ -161,7 +167,7 @@ class Request:
             started=datetime.now(UTC),
             read=body.read,
             guard=_nothing,
-            settle=lambda error: settle(delivery, error),
+            settle=end,
             job=self.consumed.job.name,
             key=self.calls_key,
             faults=header(message, FAULTS),
@@ -180,6 +186,10 @@ class Request:
             what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
             return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
         return None
+
+
+def _nothing_more(_error: Exception | None) -> None:
+    """It was settled."""
 
 
 def _nothing() -> None:
