@@ -23,7 +23,7 @@ _clock = {
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
 }
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
-_MOST_VALUES = 30_000  # that a statement takes
+_MOST_ROWS = 256  # of a statement, which takes some 30,000 values
 
 
 class Database:
@@ -59,17 +59,18 @@ class Database:
         return _insert[self._dialect](table)
 
     def change_all(self, connection: sa.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Execute a statement over rows, for all of them at once; returns how many it changed.
+        """Execute a statement over rows, for many of them at once; returns how many it changed.
 
         ``{rows}`` in it becomes their VALUES, ``{now}`` the clock. Executed for each of them, it would give up and ask
         for Python's lock as often, among threads that are all busy.
         """
         now = repr(self._clock()) if self._clock else _clock[self._dialect]
-        changed, most = 0, _MOST_VALUES // len(rows[0])
-        for at in range(0, len(rows), most):
-            some = rows[at : at + most]
-            text = _over(statement, len(some), len(some[0]), _placeholder[self._dialect], now)
-            changed += connection.exec_driver_sql(text, tuple(chain.from_iterable(some))).rowcount
+        changed = at = 0
+        while left := len(rows) - at:
+            size = min(1 << left.bit_length() - 1, _MOST_ROWS)  # few sizes: drivers keep each statement
+            text = _over(statement, size, len(rows[0]), _placeholder[self._dialect], now)
+            changed += connection.exec_driver_sql(text, tuple(chain.from_iterable(rows[at : at + size]))).rowcount
+            at += size
         return changed
 
     @contextmanager
@@ -121,7 +122,7 @@ class Database:
             raise unusable(where, f"cannot be opened: {_reason(error)}; {_advice(error)}") from error
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _over(statement: str, rows: int, values: int, placeholder: str, now: str) -> str:
     row = f"({', '.join([placeholder] * values)})"
     return statement.format(rows=f"VALUES {', '.join([row] * rows)}", now=now)
