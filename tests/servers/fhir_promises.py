@@ -155,6 +155,7 @@ class FhirServerPromises:
     def test_a_create_whose_answer_was_lost_is_there_once(self, ehr):
         value = new_id()
         with lossy(ehr.base) as base, closing(Ehr(base)) as other:
+            assert other.at().resources("Practitioner").search(_id="nobody").first() is None  # keeps its connection
             made = other.at().create(identified(value))
         found = ehr.at().resources("Practitioner").search(identifier=(SYSTEM, value))
         assert found.get()["id"] == made["id"]
@@ -163,6 +164,7 @@ class FhirServerPromises:
         value = new_id()
         entry = {"request": {"method": "POST", "url": "Practitioner"}, "resource": identified(value)}
         with lossy(ehr.base) as base, closing(Ehr(base)) as other:
+            assert other.at().resources("Practitioner").search(_id="nobody").first() is None  # keeps its connection
             (done,) = other.at().transaction([entry])
         found = ehr.at().resources("Practitioner").search(identifier=(SYSTEM, value))
         assert found.get()["id"] in done.location

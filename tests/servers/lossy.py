@@ -19,16 +19,25 @@ def lossy(base, then=lambda: None):
     lost = threading.Event()
 
     class Relay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # a connection serves several requests, so that one of them may be its last
+
+        def do_GET(self):
+            self._relay()
+
         def do_POST(self):
-            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            self._relay()
+
+        def _relay(self):
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             server = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
             with contextlib.closing(server):
-                server.request("POST", self.path, sent, _passed_on(self.headers))
+                server.request(self.command, self.path, sent, _passed_on(self.headers))
                 answer = server.getresponse()
                 body = answer.read()
-            if not lost.is_set():
+            if self.command == "POST" and not lost.is_set():
                 lost.set()
                 then()
+                self.close_connection = True
                 return
             self.send_response(answer.status)
             for name, value in {**_passed_on(answer.headers), "Content-Length": str(len(body))}.items():

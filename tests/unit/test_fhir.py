@@ -5,6 +5,7 @@ import pytest
 from fake_backend import BASE, answer, opened_fhir
 from fhir.resources.R4B.practitioner import Practitioner
 
+from worker.backends.curl import ClosedMeanwhile
 from worker.errors import DeliveryError, Refused, Reject, Unauthorized, Unavailable
 
 PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}
@@ -196,6 +197,14 @@ def test_a_create_whose_answer_did_not_come_looks_for_its_identifiers_the_second
     condition = "identifier=http%3A%2F%2Fsys%7Ca%5C%7Cb"
     assert [each.get("If-None-Exist") for each in headers] == [None, condition, condition]
     assert len({each["Idempotency-Key"] for each in headers}) == 1
+
+
+def test_a_create_on_a_connection_that_was_closed_meanwhile_looks_for_its_identifiers_the_second_time():
+    ehr = opened_fhir([ClosedMeanwhile(), answer(IDENTIFIED)])
+    assert ehr.at().create(IDENTIFIED) == IDENTIFIED
+    conditions = [request.headers.get("If-None-Exist") for request in ehr.transport.requests]
+    assert conditions == [None, "identifier=http%3A%2F%2Fsys%7Ca%5C%7Cb"]
+    assert ehr.calls == 2
 
 
 @pytest.mark.parametrize("identifier", [[{"value": "x"}], [], [{"system": "http://sys"}]])

@@ -2,7 +2,8 @@ import pytest
 import requests
 from fake_backend import BASE, FakeCredential, answer, opened
 
-from worker.errors import Refused, Stopping, Unauthorized, Unavailable
+from worker.backends.curl import ClosedMeanwhile
+from worker.errors import LeftAlone, Refused, Stopping, Unauthorized, Unavailable
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -13,6 +14,33 @@ def test_an_unavailable_backend_is_asked_again_with_growing_pauses(status):
     assert caught.value.status == status
     assert billing.calls == 4
     assert billing.time.slept == [0.5, 1, 2]
+
+
+def test_a_read_is_sent_again_at_once_where_a_kept_connection_was_closed_and_both_count():
+    billing = opened([ClosedMeanwhile(), answer({"plan": 1})])
+    assert billing.at().get("/plans") == {"plan": 1}
+    assert (billing.calls, billing.time.slept) == (2, [])
+
+
+def test_a_write_that_may_have_been_done_is_not_sent_again_behind_the_back_of_who_wrote_it():
+    billing = opened([ClosedMeanwhile()], retries=0)
+    with pytest.raises(Unavailable):
+        billing.at().post("/plans", {})
+    assert billing.calls == 1
+
+
+def test_a_request_that_cannot_be_sent_says_nothing_of_a_backend_that_is_left_alone():
+    billing = opened(lambda _: answer(status=503), retries=0)
+    for _ in range(11):
+        billing.time.now += 1
+        with pytest.raises(Unavailable):
+            billing.at().get("/plans")
+    asked = billing.calls
+    with pytest.raises(Refused):
+        billing.at().get("/plans", headers={"X": "a\nb"})
+    with pytest.raises(LeftAlone):
+        billing.at().get("/plans")
+    assert billing.calls == asked
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 501, 505])

@@ -94,6 +94,25 @@ def test_a_pause_asked_of_one_thread_is_kept_by_all():
     assert time.slept == [30]
 
 
+def test_a_pause_is_kept_by_those_that_wait_for_their_start_too():
+    limit, time = limits(rate=2)
+    starts = []
+
+    def busy_meanwhile(stop, seconds):
+        time.sleep(stop, seconds)
+        if not starts:  # another thread is answered
+            limit.hold(6)
+            starts.append(None)
+        return False
+
+    run(limit)
+    limit._sleep = busy_meanwhile
+    run(limit)
+    assert time.slept == [0.5, 6]
+    run(limit)
+    assert time.slept == [0.5, 6, 0.5]
+
+
 def test_nobody_waits_for_a_pause_of_more_than_half_a_minute():
     limit, time = limits()
     run(limit, Unavailable("billing", "busy", 503, retry_after=900))

@@ -54,6 +54,13 @@ _SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
+class ClosedMeanwhile(requests.ConnectionError):
+    """A connection that had been used before ended without an answer, as any server may end it at any time.
+
+    The request may have been done. Sent again, it goes by a new connection.
+    """
+
+
 class CurlAdapter(BaseAdapter):
     """A transport for ``requests`` that reads its answers whole.
 
@@ -84,15 +91,14 @@ class CurlAdapter(BaseAdapter):
         scheme, _, rest = str(request.url).partition("://")
         proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
         way = _Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
-        if connection := self._take(way):
-            try:
-                return self._exchange(connection, request)
-            except _NotAnswered:  # it was closed since its last use, as any server may do at any time
-                pass
+        connection = self._take(way)
         try:
-            return self._exchange(_Connection(way), request)
+            return self._exchange(connection or _Connection(way), request)
         except _NotAnswered as error:
-            raise requests.ConnectionError(*error.args) from error
+            if not connection:
+                raise requests.ConnectionError(*error.args) from error
+            self._close(self._idle[way])  # its likes are no better
+            raise ClosedMeanwhile(*error.args) from error
 
     def _exchange(self, connection: _Connection, request: requests.PreparedRequest) -> Answer:
         try:
@@ -112,8 +118,14 @@ class CurlAdapter(BaseAdapter):
         """Close the connections; those in use, when they are done."""
         self._closed = True
         for idle in list(self._idle.values()):
-            while idle:
+            self._close(idle)
+
+    def _close(self, idle: list[_Connection]) -> None:
+        while True:
+            try:
                 idle.pop().close()
+            except IndexError:  # also where another thread took the last one
+                return
 
     def _take(self, way: _Way) -> _Connection | None:
         if self._process != os.getpid():

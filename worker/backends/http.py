@@ -16,7 +16,7 @@ from requests.adapters import BaseAdapter
 from worker.backends.answers import TooCostly, check
 from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
-from worker.backends.curl import CurlAdapter
+from worker.backends.curl import ClosedMeanwhile, CurlAdapter
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.backends.prepare import prepare
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 _REDIRECTS = 5
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
 _ANSWER_TIMEOUTS = 6
 _SHORTEST_ANSWER = 30.0
 _FIRST_BACKOFF = 0.5
@@ -121,8 +122,9 @@ class Http:
         self, call: Call, url: str, meter: Meter, stop: threading.Event
     ) -> tuple[requests.Response, Ticket | None]:
         ticket = self._ticket(meter)
+        request = self._prepare(call, url, ticket)  # before the turn: what cannot be sent says nothing of the backend
         with self.limits.turn(stop):
-            response = self._follow(self._prepare(call, url, ticket), meter)
+            response = self._follow(request, meter)
             if response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it
         return response, ticket
@@ -159,18 +161,26 @@ class Http:
         return self.locate(where)
 
     def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
-        meter.call(self.name)
-        route = self._route
         try:
-            response = self._transport.send(
-                request, timeout=self._timeout, verify=route.verify, cert=route.cert, proxies=route.proxies
-            )
-            _ = response.content  # where a transport reads it only when it is asked for
-            return response
+            try:
+                return self._sent(request, meter)
+            except ClosedMeanwhile:
+                if request.method not in _IDEMPOTENT:
+                    raise  # what is sent the second time may have to differ
+                return self._sent(request, meter)
         except BodyTooLong as error:
             raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less") from error
         except OSError as error:
             raise Unavailable(self.name, f"{self.origin} {self._trouble(error)}") from error
+
+    def _sent(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
+        meter.call(self.name)
+        route = self._route
+        response = self._transport.send(
+            request, timeout=self._timeout, verify=route.verify, cert=route.cert, proxies=route.proxies
+        )
+        _ = response.content  # where a transport reads it only when it is asked for
+        return response
 
     def _trouble(self, error: OSError) -> str:
         if isinstance(error, requests.ConnectTimeout):

@@ -133,12 +133,18 @@ class Limits:
                 self._changed.notify()
 
     def _wait_for_start(self, stop: threading.Event) -> None:
+        self._sit_out(stop)
+        while self._gap:
+            self.pause(stop, self._book_start() - self._clock())
+            if self._held_until <= self._clock():
+                return
+            self._sit_out(stop)  # asked for while this thread waited for its start
+
+    def _sit_out(self, stop: threading.Event) -> None:
         while (held := self._held_until - self._clock()) > 0:
             if held > LONGEST_WAIT:
                 raise LeftAlone(self._backend, f"asked not to be called for {held:.0f} s", retry_after=held)
             self.pause(stop, held)
-        if self._gap:
-            self.pause(stop, self._book_start() - self._clock())
 
     def _book_start(self) -> float:
         with self._lock:
