@@ -1,13 +1,14 @@
-"""The named points at which a worker can be killed.
+"""The named points at which a worker can be killed, or stopped to go on later.
 
-They exist only here: each wraps a seam of the program so that the process is really killed (SIGKILL) before it, after
-it, or in the middle of a write. Nothing in the program itself knows of them.
+They exist only here: each wraps a seam of the program so that the process is really killed (SIGKILL) or stopped
+(SIGSTOP) before it, after it, or in the middle of a write. Nothing in the program itself knows of them.
 """
 
 import os
 import shutil
 import signal
 from itertools import count
+from pathlib import Path
 
 from worker import files, spill
 from worker.ledger import Ledger
@@ -19,19 +20,31 @@ def die(*_args, **_named):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def before(place, name, *, call=1):
-    """Die instead of the so manieth call."""
+def stop():
+    signal.raise_signal(signal.SIGSTOP)  # to this thread, which so does not go on before all the others stop, too
+
+
+def before(place, name, what=die, *, call=1):
+    """Die, or stop, before the so manieth call."""
     original, calls = getattr(place, name), count(1)
-    setattr(place, name, lambda *args, **named: die() if next(calls) == call else original(*args, **named))
+
+    def wrapped(*args, **named):
+        if next(calls) == call:
+            what()
+        return original(*args, **named)
+
+    setattr(place, name, wrapped)
 
 
-def after(place, name, *, call=1):
-    """Die when the so manieth call has done its work."""
+def after(place, name, what=die, *, call=1):
+    """Die, or stop, when the so manieth call has done its work."""
     original, calls = getattr(place, name), count(1)
 
     def wrapped(*args, **named):
         returned = original(*args, **named)
-        return die() if next(calls) == call else returned
+        if next(calls) == call:
+            what()
+        return returned
 
     setattr(place, name, wrapped)
 
@@ -85,4 +98,6 @@ POINTS = {
     "tick in the ledger, not put away": lambda: before(Ledger, "put_away"),
     "failed, without its reason": lambda: before(files, "write"),
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
+    "stops: about to move its file": lambda: before(Path, "rename", stop),
+    "stops: has looked for a file in vain": lambda: after(Ledger, "guard", stop),
 }

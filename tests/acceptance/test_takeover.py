@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from order_server import OrderServer
-from orders import THREADS, check_outcomes, make_project, manifest_of, running, wait_for, write_clients
+from orders import THREADS, check_outcomes, make_project, manifest_of, running, status, wait_for, write_clients
+from prepared import Process
 
 ROWS = 400
 LEASE = 1
@@ -67,4 +71,33 @@ def test_two_workers_take_each_file_once(tmp_path: Path) -> None:
             wait_for(lambda: len(list((project / "archive").glob("*.csv"))) == 40, alive=one)
             assert two.poll() is None
         assert len(list((project / "outbox").glob("*.manifest.json"))) == 40
+        assert set(server.times_sent.values()) == {1}
+
+
+@contextmanager
+def stopped_at(point: str, project: Path, log_name: str) -> Iterator[Process]:
+    """A worker that has stopped itself there, as one does whose machine or share hangs."""
+    with running(project, point=f"stops: {point}", log_name=log_name) as process:
+        state = Path(f"/proc/{process.pid}/stat")
+        wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", alive=process)
+        yield process
+
+
+@pytest.mark.parametrize("point", ["has looked for a file in vain"])
+def test_a_file_that_is_moved_while_another_worker_forgets_its_claim_is_not_lost(tmp_path: Path, point: str) -> None:
+    with OrderServer(delay=0) as server:
+        project = make_project(tmp_path / "project", server.url, lease=LEASE)
+        (project / "inbox").mkdir()
+        write_clients(project / "inbox" / "clients.csv", 60)
+        with stopped_at("about to move its file", project, "slow.log") as slow:
+            time.sleep(LEASE)
+            settings = project / "longshore.toml"  # the other one is not to take the file from the inbox
+            settings.write_text(settings.read_text().replace("settle_seconds = 0.1", "settle_seconds = 60"))
+            with stopped_at(point, project, "other.log") as other:
+                slow.send_signal(signal.SIGCONT)
+                wait_for(lambda: "delivery lost" in (project / "slow.log").read_text(), alive=slow)
+                other.send_signal(signal.SIGCONT)
+                wait_for(lambda: list((project / "archive").glob("*.csv")), seconds=20, alive=other)
+        check_outcomes(project, 60)
+        assert status(project)["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
         assert set(server.times_sent.values()) == {1}

@@ -96,7 +96,7 @@ def test_any_name_is_kept_as_it_is(ledger, source):
 
 def test_a_withdrawn_delivery_is_forgotten(ledger):
     entry = ledger.announce("inbox", "clients.csv")
-    ledger.withdraw(entry)
+    assert ledger.withdraw(entry)
     assert ledger.entries() == []
     with pytest.raises(KeyError):
         ledger.get(entry.id)
@@ -105,7 +105,7 @@ def test_a_withdrawn_delivery_is_forgotten(ledger):
 def test_a_delivery_that_another_worker_took_cannot_be_withdrawn(ledger, other):
     entry = ledger.announce("inbox", "clients.csv")
     take(other, gone={"one"})
-    ledger.withdraw(entry)
+    assert not ledger.withdraw(entry)
     assert other.get(entry.id).owner == "other"
 
 

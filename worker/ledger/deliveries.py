@@ -71,9 +71,9 @@ class Ledger:
         with self._database.read() as connection:
             return set(connection.scalars(sa.select(table.c.id).where(table.c.id.in_(list(deliveries)))))
 
-    def withdraw(self, entry: Entry) -> None:
-        """Forget a delivery that could not be claimed: its source is still there, or somebody else's."""
-        self._database.change(sa.delete(table).where(*_same(entry)))
+    def withdraw(self, entry: Entry) -> bool:
+        """Forget a delivery that could not be claimed; False if another worker has taken it over."""
+        return self._database.change(sa.delete(table).where(*_same(entry))) == 1
 
     def take(self, gone: Callable[[str], bool], *, triggers: Sequence[str], limit: int) -> list[Entry]:
         """Take over what is due, oldest first: waiting long enough, or its owner is gone or was silent for too long.

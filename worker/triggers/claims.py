@@ -68,9 +68,10 @@ class Claims:
         try:
             files.durable_folder(self._folders.work)
             with self._ledger.in_hand(entry.id):
-                files.copy(path, self._folders.input(entry))
+                files.copy(path, self._folders.input(entry), guard=partial(self._ledger.guard, entry))
         except BaseException:
-            self._withdraw(entry)
+            if self._ledger.withdraw(entry):
+                self._folders.input(entry).unlink(missing_ok=True)
             raise
         return partial(self.open, entry)
 
@@ -133,10 +134,15 @@ class Claims:
         self._ledger.give_up(entry, error)
 
     def _withdraw(self, entry: Entry) -> None:
-        target = self._folders.input(entry)
-        for left in (target, files.hidden(target)):
-            left.unlink(missing_ok=True)
-        self._ledger.withdraw(entry)
+        """Forget a claim that has no file; one that a slow worker moves in at this moment is not removed."""
+        if self._ledger.withdraw(entry):
+            files.hidden(self._folders.input(entry)).unlink(missing_ok=True)
+            self._adopt(entry)
+
+    def _adopt(self, entry: Entry) -> None:
+        """Write a claim down again that was forgotten before its file came."""
+        if self._folders.input(entry).exists() or self._folders.taken(entry).exists():
+            self._ledger.adopt(entry.id, entry.trigger, entry.source, attempts=entry.attempts)
 
     def _move_in(self, path: Path, entry: Entry) -> None:
         files.durable_folder(self._folders.work)
