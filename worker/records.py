@@ -271,7 +271,8 @@ class Delivery:
     how many attempts in a row, up to the one before, have ended in a ``ServerFault``. ``key`` tells its calls from
     those of another delivery (of a file: the digest of its content). ``reply`` is for whoever sent it, if it came as a
     message: the output leaves it here, and it is sent once the delivery is settled. ``columns`` are those of all its
-    rows, once they are known, where rows may have different ones.
+    rows, once they are known, where rows may have different ones. ``question`` is the number of the question that gave
+    its rows, a later one's being higher; 0 where no source was asked.
     """
 
     id: str
@@ -293,3 +294,4 @@ class Delivery:
     key: str = ""
     reply: Reply | None = None
     columns: tuple[str, ...] = ()
+    question: int = 0

@@ -1,7 +1,8 @@
 """A tick's rows on disk: asked of their source once, and the same at every attempt.
 
-One JSON object a line, and a last line that says what else has to be kept with them: ``[columns, state]``, all columns
-that any row has, and what the source wants remembered. The file appears whole, or not at all.
+One JSON object a line, and a last line that says what else has to be kept with them: ``[columns, state,
+question]``, all columns that any row has, what the source wants remembered, and the number of the question that it was
+asked. The file appears whole, or not at all.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ CHUNK_BYTES = 16 * 2**20  # very long rows end a chunk before its number of rows
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What is known of a complete spill: its digest and size, the columns of all rows, and the source's state."""
+    """What is known of a complete spill: its digest and size, all rows' columns, the source's state and question."""
 
     sha256: str
     bytes: int
     columns: tuple[str, ...]
     state: dict[str, Any]
+    question: int
 
 
 class Spill:
@@ -39,7 +41,13 @@ class Spill:
         self._path = path
 
     def write(
-        self, rows: Iterable[Mapping[str, Any]], state: Mapping[str, Any], *, attempt: int, guard: Callable[[], None]
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        state: Mapping[str, Any],
+        *,
+        question: int,
+        attempt: int,
+        guard: Callable[[], None],
     ) -> None:
         """Take all rows, and then what ``state`` has become; ``guard`` is asked before the file appears.
 
@@ -54,7 +62,7 @@ class Spill:
                 if len(columns) > COLUMNS_LIMIT:
                     raise DeliveryError(f"its rows have more than {COLUMNS_LIMIT} columns; give fewer to all of them")
                 file.write(line(dict(row)))
-            file.write(line([list(columns), dict(state)]))
+            file.write(line([list(columns), dict(state), question]))
             guard()
         files.publish(self._path, str(attempt))
 
@@ -74,7 +82,10 @@ class Spill:
             end = json.loads(last)  # its numbers as the ledger gives them to a job
         except (FileNotFoundError, ValueError):
             return None
-        return Seal(digest.hexdigest(), size, tuple(end[0]), end[1]) if isinstance(end, list) else None
+        match end:
+            case [list(columns), dict(state), int(question)]:
+                return Seal(digest.hexdigest(), size, tuple(columns), state, question)
+        return None
 
     def read(self, chunk_rows: int) -> Iterator[Chunk]:
         """The rows; ``line`` is where one stands in the file. No rows make one chunk of none."""

@@ -27,7 +27,7 @@ def begun(ledger, source="clients.csv"):
     return ledger.begin(ledger.announce("inbox", source), sha256="ab" * 32, size=1234)
 
 
-def as_delivery(entry, *, job="summary", rows=0, **state):
+def as_delivery(entry, *, job="summary", rows=0, question=0, **state):
     """What the runner would have made of an entry."""
     made = Delivery(
         id=entry.id,
@@ -42,6 +42,7 @@ def as_delivery(entry, *, job="summary", rows=0, **state):
         settle=lambda error: None,
         job=job,
         state=state,
+        question=question,
     )
     made.counts.results = rows
     return made
@@ -356,6 +357,24 @@ def test_a_delivery_is_not_done_without_its_jobs_state(ledger):
         ledger.finish(entry, as_delivery(entry, good=1, wrong=object()), None)
     assert ledger.get(entry.id).state == "running"
     assert ledger.state.load("summary") == {}
+
+
+def test_the_questions_of_a_job_are_counted(ledger, other):
+    assert [ledger.state.ask("nightly"), other.state.ask("nightly"), ledger.state.ask("hourly")] == [1, 2, 1]
+
+
+def test_the_state_of_an_earlier_question_does_not_replace_a_later_ones(ledger, other):
+    earlier, later = ledger.state.ask("summary"), other.state.ask("summary")
+    finished(other, question=later, last=5)
+    assert finished(ledger, question=earlier, last=3).state == "done"
+    assert ledger.state.load("summary") == {"last": 5}
+    finished(ledger, last=1)
+    assert ledger.state.load("summary") == {"last": 1}
+
+
+def test_a_ledger_that_was_put_back_from_a_copy_counts_on_from_the_questions_it_sees(ledger):
+    finished(ledger, question=7, last=7)
+    assert ledger.state.ask("summary") == 8
 
 
 def test_a_decimal_in_a_jobs_state_comes_back_as_a_number(ledger):

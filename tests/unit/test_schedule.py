@@ -455,6 +455,104 @@ def test_a_tick_that_failed_among_its_rows_goes_on_with_the_same_ones(worker, cl
     assert len(asked) == 1
 
 
+class Invoices:
+    """A job whose source gives the numbers after the last one that it remembers; it can be made to fail."""
+
+    def __init__(self):
+        self.newest = 0
+        self.is_refused = self.is_broken = False
+
+        @job(schedule="* * * * *", source=self.after_the_last, concurrency=1)
+        def nightly(row, ctx):
+            if self.is_broken:
+                raise DeliveryError("not today")
+            return {"number": row["number"]}
+
+        self.job = nightly
+
+    def after_the_last(self, ctx):
+        if self.is_refused:
+            raise DeliveryError("not today")
+        last = ctx.state.get("last", 0)
+        ctx.state["last"] = self.newest
+        return [{"number": number} for number in range(last + 1, self.newest + 1)]
+
+    def tick(self, worker, newest, *, is_refused=False, is_broken=False):
+        """The next tick, which finds that there are so many invoices by now."""
+        self.newest, self.is_refused, self.is_broken = newest, is_refused, is_broken
+        worker.clock.now += MINUTE
+        worker.turn()
+
+    def retry(self, worker, time):
+        """Run the failed tick of that time again."""
+        self.is_refused = self.is_broken = False
+        assert worker.settlement.reopen(worker.entries[f"nightly-20261123T{time}Z"])
+        worker.turn()
+        assert set(worker.states.values()) <= {"done", "failed"}
+
+
+@pytest.fixture
+def invoices():
+    return Invoices()
+
+
+def test_a_failed_tick_that_is_run_after_a_later_one_does_not_move_the_watermark_back(worker, invoices):
+    one = worker(invoices.job)
+    one.turn()
+    invoices.tick(one, 3, is_broken=True)
+    invoices.tick(one, 5)
+    invoices.retry(one, "020100")
+    assert one.ledger.state.load("nightly") == {"last": 5}
+    invoices.tick(one, 6)
+    assert one.results() == ["1", "2", "3", "1", "2", "3", "4", "5", "6"]
+    assert one.ledger.state.load("nightly") == {"last": 6}
+
+
+def test_a_failed_tick_whose_source_is_asked_anew_moves_the_watermark_on(worker, invoices):
+    one = worker(invoices.job)
+    one.turn()
+    invoices.tick(one, 3, is_refused=True)
+    invoices.tick(one, 5)
+    invoices.newest = 7
+    invoices.retry(one, "020100")
+    assert one.ledger.state.load("nightly") == {"last": 7}
+
+
+def test_failed_ticks_that_are_run_again_leave_the_watermark_of_the_last_of_them(worker, invoices):
+    one = worker(invoices.job)
+    one.turn()
+    invoices.tick(one, 3, is_broken=True)
+    invoices.tick(one, 5, is_broken=True)
+    invoices.retry(one, "020100")
+    assert one.ledger.state.load("nightly") == {"last": 3}
+    invoices.retry(one, "020200")
+    assert one.ledger.state.load("nightly") == {"last": 5}
+
+
+def test_a_later_tick_that_remembers_nothing_leaves_the_watermark_to_an_earlier_one(worker, clock):
+    is_broken = [True]
+
+    def source(ctx):
+        if is_broken[0]:
+            ctx.state["last"] = 3
+        return [{"id": "1"}]
+
+    @job(schedule="* * * * *", source=source)
+    def nightly(row, ctx):
+        if is_broken[0]:
+            raise DeliveryError("not today")
+        return {"id": row["id"]}
+
+    one = worker(nightly)
+    one.turn()
+    for is_broken[0] in (True, False):
+        clock.now += MINUTE
+        one.turn()
+    assert one.settlement.reopen(one.entries["nightly-20261123T020100Z"])
+    one.turn()
+    assert one.ledger.state.load("nightly") == {"last": 3}
+
+
 def test_a_tick_of_a_job_that_is_no_more_fails_and_no_other_job_takes_it(worker, clock):
     one = worker(scheduled(down))
     one.turn()

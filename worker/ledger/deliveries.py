@@ -152,7 +152,7 @@ class Ledger:
             finished = _change(connection, self._changes.finish, entry, **end)
             self._end_attempt(connection, finished)
             if not error:
-                self.state.save(connection, delivery.job, delivery.state)
+                self.state.save(connection, delivery.job, delivery.state, question=delivery.question)
         return finished
 
     def give_up(self, entry: Entry, error: Exception) -> None:

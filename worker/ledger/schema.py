@@ -90,6 +90,13 @@ state_table = sa.Table(
     sa.Column("key", Text, primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
+question_table = sa.Table(
+    "questions",
+    metadata,
+    sa.Column("job", Text, primary_key=True),
+    sa.Column("asked", sa.BigInteger, nullable=False),
+    sa.Column("kept", sa.BigInteger, nullable=False),
+)
 message_table = sa.Table(
     "messages",
     metadata,

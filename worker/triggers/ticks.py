@@ -62,7 +62,7 @@ class Ticks:
             folder=folder,
             attempts=entry.attempts,
             started=datetime.fromtimestamp(entry.started or entry.created, UTC),
-            read=lambda reading: _read(delivery, spill, entry.sha256, reading),
+            read=lambda reading: self._read(delivery, spill, entry.sha256, reading),
             guard=partial(self._ledger.guard, entry),
             settle=lambda error: self._settlement.settle(entry, delivery, error),
             job=entry.job,
@@ -71,27 +71,28 @@ class Ticks:
             # Not of the rows: those of another tick may be the same, and its calls have to be other ones.
             key=hashlib.sha256(f"{entry.id} {entry.source}".encode()).hexdigest(),
             columns=seal.columns if seal else (),
+            question=seal.question if seal else 0,
         )
         return delivery
 
+    def _read(self, delivery: Delivery, spill: Spill, sha256: str, reading: Reading) -> Iterator[Chunk]:
+        """The tick's rows; its source is asked for them if it was not yet. ``sha256``: what they were, if known."""
+        found = delivery.input.sha256
+        if (sha256 and found != sha256) or (spill.is_there and not found):
+            raise DeliveryError(f"its rows in {delivery.folder} are not those it began with; the next tick asks anew")
+        if not found:
+            self._ask(delivery, spill, reading)
+        yield from spill.read(reading.chunk_rows)
 
-def _read(delivery: Delivery, spill: Spill, sha256: str, reading: Reading) -> Iterator[Chunk]:
-    """The tick's rows; its source is asked for them if that was not done yet. ``sha256``: what they were, if known."""
-    found = delivery.input.sha256
-    if (sha256 and found != sha256) or (spill.is_there and not found):
-        raise DeliveryError(f"its rows in {delivery.folder} are not those it began with; the next tick asks anew")
-    if not found:
-        _ask(delivery, spill, reading)
-    yield from spill.read(reading.chunk_rows)
-
-
-def _ask(delivery: Delivery, spill: Spill, reading: Reading) -> None:
-    if reading.source is None:
-        raise DeliveryError(f"no job {delivery.job} with a source is left; restore it, then: longshore retry")
-    spill.write(reading.source(), delivery.state, attempt=delivery.attempts, guard=delivery.guard)
-    if seal := spill.seal():
-        delivery.input = Input(delivery.source, seal.sha256, seal.bytes)
-        delivery.columns = seal.columns
+    def _ask(self, delivery: Delivery, spill: Spill, reading: Reading) -> None:
+        if reading.source is None:
+            raise DeliveryError(f"no job {delivery.job} with a source is left; restore it, then: longshore retry")
+        delivery.question = question = self._ledger.state.ask(delivery.job)
+        attempt, guard = delivery.attempts, delivery.guard
+        spill.write(reading.source(), delivery.state, question=question, attempt=attempt, guard=guard)
+        if seal := spill.seal():
+            delivery.input = Input(delivery.source, seal.sha256, seal.bytes)
+            delivery.columns = seal.columns
 
 
 class TickEnding:
