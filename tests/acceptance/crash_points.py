@@ -14,6 +14,7 @@ from worker import files, spill
 from worker.ledger import Ledger
 from worker.ledger.schedules import Schedules
 from worker.outputs.part import PartFile
+from worker.triggers.claims import Claims
 
 
 def die(*_args, **_named):
@@ -100,4 +101,5 @@ POINTS = {
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
     "stops: about to move its file": lambda: before(Path, "rename", stop),
     "stops: has looked for a file in vain": lambda: after(Ledger, "guard", stop),
+    "stops: has looked once more": lambda: after(Claims, "open", stop),
 }

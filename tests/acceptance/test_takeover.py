@@ -83,7 +83,7 @@ def stopped_at(point: str, project: Path, log_name: str) -> Iterator[Process]:
         yield process
 
 
-@pytest.mark.parametrize("point", ["has looked for a file in vain"])
+@pytest.mark.parametrize("point", ["has looked for a file in vain", "has looked once more"])
 def test_a_file_that_is_moved_while_another_worker_forgets_its_claim_is_not_lost(tmp_path: Path, point: str) -> None:
     with OrderServer(delay=0) as server:
         project = make_project(tmp_path / "project", server.url, lease=LEASE)

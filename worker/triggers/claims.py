@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from worker import files, log, tables
-from worker.errors import DeliveryError, LeftAlone, Paused, ServerFault, Stopping
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, ServerFault, Stopping
 from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.records import Attempt, Chunk, Delivery, Entry, Input, Reading
@@ -92,6 +92,13 @@ class Claims:
         if entry.state in ("done", "failed"):
             self._settlement.put_away(entry)
             return None
+        try:
+            return self._open_claimed(entry)
+        except (LostLease, OSError):
+            self._adopt(entry)
+            raise
+
+    def _open_claimed(self, entry: Entry) -> Delivery | None:
         source = self._folders.input(entry)
         self._fetch(entry)
         self._remove_done_file(entry)
@@ -140,7 +147,7 @@ class Claims:
             self._adopt(entry)
 
     def _adopt(self, entry: Entry) -> None:
-        """Write a claim down again that was forgotten before its file came."""
+        """Write a claim down again if another worker forgot it, as its file was not here yet."""
         if self._folders.input(entry).exists() or self._folders.taken(entry).exists():
             self._ledger.adopt(entry.id, entry.trigger, entry.source, attempts=entry.attempts)
 
