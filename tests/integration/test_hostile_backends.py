@@ -10,7 +10,7 @@ import pytest
 
 from worker.backends import open_backend
 from worker.config import RestSettings
-from worker.errors import Refused, Unavailable
+from worker.errors import Refused, ServerFault, Unavailable
 from worker.records import Meter, RowKey
 
 
@@ -182,12 +182,12 @@ LOG_IN = b"<!DOCTYPE html><title>Log in</title>"
     ("answer", "error", "said"),
     [
         (says([b"200 OK", b"Content-Type: text/html; charset=utf-8"], LOG_IN), Unavailable, "a web page"),
-        (says([b"200 OK", JSON], LOG_IN), Unavailable, "broken JSON"),
-        (says([b"200 OK"], LOG_IN), Unavailable, "broken JSON"),
-        (says([b"200 OK", JSON], b'{"a": 1'), Unavailable, "broken JSON"),
-        (says([b"200 OK", JSON], b'{"a": NaN}'), Unavailable, "broken JSON"),
-        (says([b"200 OK", JSON], b'{"a": "\xff"}'), Unavailable, "broken JSON"),
-        (says([b"200 OK", JSON], b"[" * 100_000), Unavailable, "broken JSON"),
+        (says([b"200 OK", JSON], LOG_IN), ServerFault, "broken JSON"),
+        (says([b"200 OK"], LOG_IN), ServerFault, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": 1'), ServerFault, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": NaN}'), ServerFault, "broken JSON"),
+        (says([b"200 OK", JSON], b'{"a": "\xff"}'), ServerFault, "broken JSON"),
+        (says([b"200 OK", JSON], b"[" * 100_000), ServerFault, "broken JSON"),
         (says([b"200 OK", b"Content-Type: text/plain"], b"fine"), Refused, "answered text/plain, not JSON"),
         (says([b"200 OK", b"Content-Type: image/png"], b"\x89PNG"), Refused, "answered image/png, not JSON"),
         (says([b"302 Found", b"Location: http://127.0.0.2:9/login"]), Refused, "redirects to http://127.0.0.2:9"),

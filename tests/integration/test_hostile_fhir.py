@@ -187,6 +187,17 @@ def test_fewer_matches_than_the_server_says_are_not_taken_for_all(server, ehr, t
         everybody(ehr)
 
 
+def test_what_was_included_makes_up_for_no_match_that_is_missing(server, ehr):
+    server.answers = {"/Practitioner": page(practitioner(1), {"resourceType": "Patient", "id": "2"}, total=2)}
+    with pytest.raises(Refused, match="says that 2 match, and gives 1"):
+        ehr.resources("Practitioner").search(_include="*").gather()
+
+
+def test_an_estimate_is_no_count(server, ehr):
+    server.answers = {"/Practitioner": page(practitioner(1), total=1000)}
+    assert ehr.resources("Practitioner").search(_total="estimate").get()["id"] == "1"
+
+
 @pytest.mark.parametrize("total", [0, 1, 2, -1, "many", None, True])
 def test_a_total_that_is_missing_too_small_or_no_number_takes_nothing_away(server, ehr, total):
     server.answers = {"/Practitioner": page(practitioner(1), practitioner(2), total=total)}

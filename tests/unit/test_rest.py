@@ -97,6 +97,11 @@ def test_cut_json_is_asked_for_again():
     assert billing.at().get("/plans") == {"a": 1}
 
 
+def test_a_byte_order_mark_is_passed_over():
+    billing = opened([answer(b'\xef\xbb\xbf{"a": 1}', Content_Type="application/json")])
+    assert billing.at().get("/plans") == {"a": 1}
+
+
 def test_another_content_type_than_json_is_refused():
     billing = opened([answer("a;b", Content_Type="text/csv")])
     with pytest.raises(Refused, match=r"answered text/csv, not JSON: use request\(\)"):

@@ -27,13 +27,14 @@ class Setting:
 
     def __init__(self, faults, **retries):
         self.is_down = False
+        self.fault = answer(status=500)
         self.billing = opened(self.answer, retries=0, **retries)
         made = delivery(job="ask", faults=faults)
         backends = {"billing": self.billing.backend}
         self.execution = Execution(ask, DeliveryContext(made, backends, State(dict, {}), threading.Event))
 
     def answer(self, request):
-        return answer(status=500) if self.is_down or request.url.endswith("bad") else answer({})
+        return self.fault if self.is_down or request.url.endswith("bad") else answer({})
 
 
 def test_a_row_that_a_backend_broke_over_in_ten_attempts_is_rejected_if_it_still_answers_others():
@@ -43,6 +44,25 @@ def test_a_row_that_a_backend_broke_over_in_ten_attempts_is_rejected_if_it_still
     assert (outcome.error, outcome.line) == ("ServerFault", 17)
     assert outcome.detail == "billing: answered 500, and that in 10 attempts, while it answers other calls"
     assert setting.billing.transport.urls == ["/plans/good", "/plans/bad", "/plans/good"]
+
+
+def test_a_row_whose_answer_is_always_broken_json_is_named_and_rejected_in_the_end():
+    setting = Setting(MOST_FAULTS - 2)
+    setting.fault = answer(b'{"name": "\\ud800"}', Content_Type="application/json")
+    setting.execution.row(GOOD)
+    with pytest.raises(ServerFault) as caught:
+        setting.execution.row(BAD)
+    assert caught.value.detail == "billing: answered broken JSON (line 17)"
+    setting.execution._context.delivery.faults += 1
+    assert setting.execution.row(BAD).error == "ServerFault"
+
+
+def test_a_row_waits_for_a_backend_that_answers_everybody_with_broken_json():
+    setting = Setting(MOST_FAULTS + 100)
+    setting.execution.row(GOOD)
+    setting.is_down, setting.fault = True, answer(b"<html>", Content_Type="application/json")
+    with pytest.raises(ServerFault):
+        setting.execution.row(BAD)
 
 
 def test_a_row_waits_for_a_backend_that_answers_nobody_any_more():

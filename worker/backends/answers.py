@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from collections.abc import Iterable
 from typing import Any
 
@@ -124,14 +125,14 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
     if kind and not kind.endswith(("/json", "+json")):
         raise Refused(backend, f"answered {_tidy(kind)}, not JSON: use request()", status)
     try:
-        return loads(response.content)
+        return loads(response.content.removeprefix(BOM_UTF8))
     except ValueError as error:
-        raise Unavailable(backend, "answered broken JSON", status) from error
+        raise ServerFault(backend, "answered broken JSON", status) from error
 
 
 def _json_or_none(response: requests.Response) -> Any:
     try:
-        return orjson.loads(response.content)
+        return orjson.loads(response.content.removeprefix(BOM_UTF8))
     except ValueError:
         return None
 

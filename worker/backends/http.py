@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag, urljoin
 
 import requests
@@ -40,6 +40,9 @@ _SHORTEST_ANSWER = 30.0
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 20.0
 
+Asked = tuple[Call, Callable[[str, requests.Response], Any]]
+"""A call, and what reads its answer."""
+
 
 class Http:
     """The connections to one backend; thread-safe. The arguments are those of ``open_backend``."""
@@ -64,7 +67,7 @@ class Http:
             name, settings.max_concurrency, settings.rate_limit, threads=threads, clock=clock, sleep=sleep
         )
         self.budget = RetryBudget(clock)
-        self.went_well: Call | None = None
+        self.went_well: Asked | None = None
         self.random = random
         self._timeout = settings.timeout
         self._max_body = int(settings.max_body_mib * 2**20)
@@ -93,12 +96,14 @@ class Http:
 
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
         """Whether the last GET that went well goes well again; False where there was none yet."""
-        call = self.went_well
-        if call is None:
+        if self.went_well is None:
             return False
+        call, read = self.went_well
         try:
             with self.limits.turn(stop, even_if_down=True):
-                check(self.name, self._follow(self._prepare(call, self.locate(call.path), self._ticket(meter)), meter))
+                answer = self._follow(self._prepare(call, self.locate(call.path), self._ticket(meter)), meter)
+                check(self.name, answer)
+                read(self.name, answer)
         except BackendError:
             return False
         return True
@@ -217,7 +222,7 @@ class HttpCaller:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
         self.http.budget.earn()
         if call.method == "GET":
-            self.http.went_well = call
+            self.http.went_well = call, read
         return result
 
     def _again(self, call: Call, read: Callable[[str, requests.Response], Result], failure: Unavailable) -> Result:

@@ -26,7 +26,8 @@ class Walk:
         self._backend = backend
         self._type = type_
         self._includes = any(name in names for name in _INCLUDES)
-        self._is_whole = names.get("_summary") != "count" and names.get("_count") != "0"
+        counted = names.get("_summary") != "count" and names.get("_count") != "0"
+        self._is_exact = counted and names.get("_total") != "estimate"
         self._links: set[str] = set()
         self._last: set[str] = set()
         self._found = 0
@@ -34,8 +35,10 @@ class Walk:
 
     def passed(self, page: Page) -> Page:
         """The page without what was on the one before; raises ``Refused`` if it leads astray."""
-        if page.next in self._links or len(self._links) >= MOST_PAGES:
-            raise self._refused("its pages go round in a circle, or without an end")
+        if page.next in self._links:
+            raise self._refused("its pages go round in a circle")
+        if len(self._links) >= MOST_PAGES:
+            raise self._refused(f"gives more than {MOST_PAGES} pages; ask for larger ones (_count), or for less")
         self._links.add(page.next)
         matches, others = _by_type(page.matches, self._type)
         if others and not self._includes:
@@ -45,13 +48,13 @@ class Walk:
             raise self._refused("gives the same page twice")
         fresh = [each for name, each in new.items() if name not in self._last]
         self._last = set(new)
-        self._found += len(fresh) + len(others) + len(page.included)
+        self._found += len(fresh)  # a total is of matches, not of what was included
         self._total = self._total if page.total is None else page.total
         return replace(page, matches=fresh, included=page.included + others)
 
     def end(self) -> None:
         """There is no next page; raises ``Refused`` if there are fewer matches than the server has said."""
-        if self._is_whole and self._found < self._total:
+        if self._is_exact and self._found < self._total:
             raise self._refused(f"says that {self._total} match, and gives {self._found}")
 
     def _refused(self, what: str) -> Refused:
