@@ -47,6 +47,7 @@ __all__ = [
     "Settings",
     "WorkerSettings",
     "load",
+    "mistakes",
     "nearest",
 ]
 
@@ -65,7 +66,15 @@ _NOUNS = {
     "dict": "a table",
     "model": "a table",
 }
-_GIVEN = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
+_GIVEN: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    tuple: "a list",
+    dict: "a table",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,18 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     reading = _Reading(file, environ)
     reading.override(tree)
     return reading.settings(tree)
+
+
+def mistakes(model: type[BaseModel], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Key and sentence for each value, given by Python code, that does not fit its place in a table.
+
+    A number that is written as text, which the environment cannot do without, is one of them.
+    """
+    try:
+        model.model_validate(values, strict=True)
+    except ValidationError as error:
+        return [(_dotted(each["loc"]), _what(each, model)) for each in error.errors(include_url=False)]
+    return []
 
 
 def _parse(file: Path) -> dict[str, Any]:

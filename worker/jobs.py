@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from worker import cron
-from worker.config import JobSettings, nearest
-from worker.declare import Declare, Job, Misfire, Overlap, collected
+from worker.config import JobSettings, mistakes, nearest
+from worker.declare import Job, collected
 from worker.errors import ConfigError, DeliveryError, Problem
 
 __all__ = ["Job", "Jobs", "load"]
@@ -78,7 +79,7 @@ def load(folder: Path, overrides: Mapping[str, JobSettings]) -> Jobs:
     jobs = [_overridden(job, overrides.get(job.name)) for job in declared]
     for job in jobs:
         problems += _mistakes_of(job, overrides.get(job.name))
-    problems += _clashes(jobs)
+    problems += _clashes([job for job in jobs if not [*_of_a_wrong_kind(job)]])
     if problems:
         raise ConfigError(problems)
     return Jobs(jobs)
@@ -141,31 +142,33 @@ def _overridden(job: Job[..., Any], settings: JobSettings | None) -> Job[..., An
 
 def _mistakes_of(job: Job[..., Any], settings: JobSettings | None) -> Iterator[Problem]:
     file = job.place.rpartition(":")[0]
-    for key, what in _mistakes(job):
+    for key, what in [*_of_a_wrong_kind(job)] or _mistakes(job):
         if settings and getattr(settings, key, None) is not None:
             yield Problem(f"[jobs.{job.name}]", key, what)
         else:
             yield Problem(file, f"{job.name}: {key}", what)
 
 
+def _of_a_wrong_kind(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
+    """Key and sentence for each setting that is not what ``[jobs.NAME]`` would take."""
+    given = {field.name: getattr(job, field.name) for field in fields(job) if field.name in JobSettings.model_fields}
+    yield from mistakes(JobSettings, given)
+    for field in fields(job):
+        if field.name in given and given[field.name] is None and field.default is not None:
+            yield field.name, "must not be None; leave it out"
+    if not isinstance(job.frame, bool):
+        yield "frame", "must be True or False"
+
+
 def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
     """Key and sentence for each setting of a job that cannot work."""
     for pattern in job.files:
-        if not pattern or "/" in pattern:
+        if "/" in pattern:
             yield "files", f'{pattern!r} is no pattern for the name of a file; write e.g. "clients*.csv"'
     if job.reply_queue and not job.queue:
         yield "reply_queue", "there is no queue whose messages it would answer; write queue too"
     if job.queue and (fault := _queue_fault(job.queue)):
         yield "queue", fault
-    if job.prefetch is not None and not 1 <= job.prefetch <= 65_535:
-        yield "prefetch", "it must be from 1 to 65535"
-    if not 1 <= job.retry_delay <= 30:
-        yield "retry_delay", "it must be from 1 to 30 whole seconds"
-    for key in ("max_attempts", "max_message_bytes"):
-        if (limit := getattr(job, key)) is not None and limit < 1:
-            yield key, "it must be 1 or more"
-    if job.declare not in get_args(Declare):
-        yield "declare", f"{job.declare!r} is unknown; write one of {', '.join(get_args(Declare))}"
     if job.schedule and not (job.source or job.files):
         yield "schedule", "there is nothing to run at its ticks; write source or files too"
     if job.schedule is not None and (fault := _cron_fault(job.schedule)):
@@ -176,28 +179,20 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "source", "it must be a plain function of one argument, ctx, that yields mappings"
     if job.source and job.files:
         yield "source", "the ticks are for either source or files; write one of them, or make two jobs"
-    if job.misfire not in get_args(Misfire):
-        yield "misfire", f"{job.misfire!r} is unknown; write one of {', '.join(get_args(Misfire))}"
-    if job.overlap not in get_args(Overlap):
-        yield "overlap", f"{job.overlap!r} is unknown; write one of {', '.join(get_args(Overlap))}"
     if job.frame and job.model:
         yield "frame", f"the job takes frames, but its row is a {job.model.__name__}; annotate it with DataFrame"
     if job.timezone is not None and not _is_found(ZoneInfo, job.timezone):
         yield "timezone", f'{job.timezone!r} is unknown; write a name such as "Europe/Prague"'
     if job.encoding is not None and not _is_found("".encode, job.encoding):
         yield "encoding", f'{job.encoding!r} is no encoding of text; write e.g. "utf-8" or "cp1250"'
-    if job.delimiter is not None and (len(job.delimiter) != 1 or job.delimiter in '"\r\n'):
-        yield "delimiter", 'it must be one character, no quote or line end; write e.g. ";"'
+    if job.delimiter is not None and job.delimiter in '"\r\n':
+        yield "delimiter", 'it must be no quote or line end; write e.g. ";"'
     if job.columns is not None and (not job.columns or len({*job.columns}) < len(job.columns)):
         yield "columns", "write at least one name, and each only once"
     if job.paths is not None and (without := [name for name in job.columns or () if name not in job.paths]):
         yield "columns", f"there is no path for {', '.join(map(repr, without))} in @job(columns={{...}})"
     if job.paths is not None and job.frame:
         yield "columns", "paths look into what a row's job returns, not into frames; write names"
-    if job.done_suffix == "":
-        yield "done_suffix", 'it must not be empty; write e.g. ".done"'
-    if job.concurrency is not None and job.concurrency < 1:
-        yield "concurrency", "it must be 1 or more"
 
 
 def _queue_fault(name: str) -> str:
@@ -243,7 +238,20 @@ def _clashes(jobs: list[Job[..., Any]]) -> Iterator[Problem]:
             yield Problem(file, job.name, what)
         elif job.enabled and job.queue and (rival := queues.setdefault(job.queue, job)) is not job:
             yield Problem(file, f"{job.name}: queue", f"{rival.name} takes its messages already; write another queue")
-    for job in jobs:
-        if job.enabled and job.reply_queue in queues:
+    for job in [job for job in jobs if job.enabled]:
+        if job.reply_queue in queues:
             what = f"{queues[job.reply_queue].name} would take its replies for requests; write another queue"
             yield Problem(job.place.rpartition(":")[0], f"{job.name}: reply_queue", what)
+        for key in ("queue", "reply_queue"):
+            if what := _kept_for_itself(getattr(job, key) or "", queues):
+                yield Problem(job.place.rpartition(":")[0], f"{job.name}: {key}", what)
+
+
+def _kept_for_itself(name: str, queues: Mapping[str, Job[..., Any]]) -> str:
+    """Why a queue is not free: it is one of those that the worker declares beside a job's own."""
+    beside = re.fullmatch(r"(.+)\.(dead|retry\.\d+)", name, re.DOTALL)
+    if not beside or beside[1] not in queues:
+        return ""
+    owner = queues[beside[1]].name
+    use = f"the dead letters of {owner} go there" if beside[2] == "dead" else f"messages of {owner} wait there"
+    return f"{use}; write another queue"

@@ -192,8 +192,21 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ("files=''", "files: '' is no pattern"),
+        ("files=''", "files[0]: must have at least 1 character"),
+        ("files=[b'a*']", "files[0]: must be text"),
         ("files=['a.csv', 'b/*.csv']", "files: 'b/*.csv' is no pattern"),
+        ("queue=''", "queue: must have at least 1 character"),
+        ("queue=['a']", "queue: must be text; got a list"),
+        ("queue='q', reply_queue=''", "reply_queue: must have at least 1 character"),
+        ("queue='amq.q'", "queue: names that begin with amq. are the broker's own"),
+        ("queue='q', prefetch=65_536", "prefetch: must be less than or equal to 65535; got 65536"),
+        ("max_attempts='3'", "max_attempts: must be a whole number; got text"),
+        ("max_attempts=True", "max_attempts: must be a number; got true or false"),
+        ("retry_delay='x'", "retry_delay: must be a whole number; got text"),
+        ("retry_delay=None", "retry_delay: must not be None; leave it out"),
+        ("declare='never'", "declare: must be 'active' or 'passive'"),
+        ("spreadsheet_safe='no'", "spreadsheet_safe: must be true or false; got text"),
+        ("frame='no'", "frame: must be True or False"),
         ("reply_queue='r'", "reply_queue: there is no queue"),
         ("schedule='0 2 * * *'", "schedule: there is nothing to run"),
         ("source=list", "source: nothing would ask for its rows"),
@@ -202,19 +215,20 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("source=list, schedule='0 26 * * *'", "schedule: '26' is no hour; write 0 to 23"),
         ("source=lambda: [], schedule='0 2 * * *'", "source: it must be a plain function of one argument, ctx"),
         ("source='rows', schedule='0 2 * * *'", "source: it must be a plain function of one argument, ctx"),
-        ("overlap='wait'", "overlap: 'wait' is unknown; write one of skip, queue"),
-        ("misfire='never'", "misfire: 'never' is unknown; write one of once, skip, all"),
+        ("overlap='wait'", "overlap: must be 'skip' or 'queue'"),
+        ("misfire='never'", "misfire: must be 'once', 'skip' or 'all'"),
         ("timezone='Europe/Nowhere'", "timezone: 'Europe/Nowhere' is unknown"),
         ("timezone='Europe'", "timezone: 'Europe' is unknown"),
         ("encoding='utf-99'", "encoding: 'utf-99' is no encoding of text"),
         ("encoding='hex'", "encoding: 'hex' is no encoding of text"),
-        ("delimiter='||'", "delimiter: it must be one character"),
-        ("delimiter='\"'", "delimiter: it must be one character"),
+        ("delimiter='||'", "delimiter: must have at most 1 character"),
+        ("delimiter='\"'", "delimiter: it must be no quote or line end"),
         ("columns=[]", "columns: write at least one name"),
         ("columns=['a', 'a']", "columns: write at least one name, and each only once"),
         ("columns={'a': 'x'}, frame=True", "columns: paths look into what a row's job returns, not into frames"),
-        ("done_suffix=''", "done_suffix: it must not be empty"),
-        ("concurrency=0", "concurrency: it must be 1 or more"),
+        ("done_suffix=''", "done_suffix: must have at least 1 character"),
+        ("concurrency=0", "concurrency: must be greater than or equal to 1; got 0"),
+        ("concurrency=1.5", "concurrency: must be a whole number; got a number"),
     ],
 )
 def test_a_setting_that_cannot_work_is_told_with_file_job_and_key(folder, settings, problem):
@@ -254,6 +268,49 @@ def test_a_second_job_of_one_name_in_one_file_is_not_lost_in_silence(folder):
 def test_two_jobs_on_one_queue_are_told(folder):
     write(folder, a=a_job("first", "queue='q'"), b=a_job("second", "queue='q'"))
     assert problems(folder) == ["b.py: second: queue: first takes its messages already; write another queue"]
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "what"),
+    [
+        ("reply_queue", "q.dead", "dead letters of first"),
+        ("reply_queue", "q.retry.1", "messages of first wait"),
+        ("queue", "q.dead", "dead letters of first"),
+        ("queue", "q.retry.30", "messages of first wait"),
+    ],
+)
+def test_the_queues_that_the_worker_makes_for_a_jobs_own_queue_are_for_nothing_else(folder, key, name, what):
+    others = f"queue='r', reply_queue='{name}'" if key == "reply_queue" else f"queue='{name}'"
+    write(folder, a=a_job("first", "queue='q'"), b=a_job("second", others))
+    (found,) = problems(folder)
+    assert found.startswith(f"b.py: second: {key}: ")
+    assert what in found
+    assert found.endswith("; write another queue")
+
+
+def test_a_job_does_not_reply_into_its_own_retry_queue(folder):
+    write(folder, a=a_job("first", "queue='q', reply_queue='q.retry.1'"))
+    assert len(problems(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["other.dead", "q.retry.soon", "q.deadline"])
+def test_a_queue_that_is_only_named_like_one_of_the_workers_own_is_taken(folder, name):
+    write(folder, a=a_job("first", f"queue='q', reply_queue='{name}'"))
+    assert load(folder, {})["first"].reply_queue == name
+
+
+def test_a_job_that_is_not_enabled_keeps_no_queue_for_itself(folder):
+    write(folder, a=a_job("first", "queue='q'"), b=a_job("second", "queue='q.dead'"))
+    assert load(folder, {"first": JobSettings(enabled=False)})["second"].queue == "q.dead"
+
+
+def test_each_setting_of_a_wrong_kind_is_told_beside_those_of_other_jobs(folder):
+    write(folder, a=a_job("first", "queue=['q'], max_attempts='3'"), b=a_job("second", "files='/'"))
+    assert problems(folder) == [
+        'a.py: first: queue: must be text; got a list; write e.g. queue = "clients.summary"',
+        "a.py: first: max_attempts: must be a whole number; got text; write e.g. max_attempts = 10",
+        "b.py: second: files: '/' is no pattern for the name of a file; write e.g. \"clients*.csv\"",
+    ]
 
 
 def test_settings_go_before_what_the_job_says(folder):
