@@ -75,6 +75,7 @@ def half_a_copy():
 
 
 POINTS = {
+    "moved, its done file not removed": lambda: after(Path, "rename"),
     "during the sweep": lambda: before(Ledger, "announce"),
     "announced, not moved": lambda: after(Ledger, "announce"),
     "moved, not begun": lambda: before(Ledger, "begin"),

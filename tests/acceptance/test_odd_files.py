@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from orders import run_once, status
+from orders import run_once, running, status
 
 JOBS = """
 from worker import job
@@ -105,6 +107,28 @@ def test_a_file_that_wants_a_done_file_waits_for_it_and_takes_it_along(project: 
     run_once(project)
     assert names(project / "inbox") == ["signed-1.csv"]
     assert list(manifests(project)) == ["signed-2.csv"]
+
+
+def test_a_done_file_that_a_crash_left_does_not_speak_for_the_next_file(project: Path) -> None:
+    inbox = project / "inbox"
+    (inbox / "signed.csv").write_bytes(CSV)
+    (inbox / "signed.csv.done").touch()
+    with running(project, point="moved, its done file not removed") as process:
+        assert process.wait(60) == -signal.SIGKILL
+    with (inbox / "signed.csv").open("wb") as next_one:
+        next_one.write(CSV)
+        next_one.flush()
+        run_once(project)
+        assert names(inbox) == ["signed.csv", "signed.csv.done"]
+        next_one.write(b"008,Bob\n")
+    (inbox / "signed.csv.done").touch()
+    run_once(project)
+    assert names(inbox) == []
+    found = [json.loads(path.read_bytes()) for path in (project / "outbox").glob("*.manifest.json")]
+    digests = {manifest["input"]["sha256"]: manifest["rows_in"] for manifest in found}
+    archived = [path.read_bytes() for path in (project / "archive").iterdir()]
+    assert digests == {hashlib.sha256(data).hexdigest(): data.count(b"\n") - 1 for data in archived}
+    assert sorted(digests.values()) == [1, 2]
 
 
 FAILS = {

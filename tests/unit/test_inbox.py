@@ -170,6 +170,23 @@ def test_a_job_that_wants_a_done_file_gets_its_file_when_that_is_there(worker):
     assert [name for name in worker.files if name.startswith("inbox/")] == []
 
 
+def test_a_done_file_from_before_its_file_is_of_another_one_and_there_is_one_warning(worker, capture_log):
+    done = worker.drop("signed.csv.done", b"")
+    while worker.drop("signed.csv").stat().st_mtime_ns <= done.stat().st_mtime_ns:
+        pass  # the clock of a file system ticks every few milliseconds
+    assert settled(worker) == look(worker) == []
+    assert [(event["name"], "done file is older" in event["reason"]) for event in capture_log] == [("signed.csv", True)]
+    done.touch()
+    assert look(worker) == ["signed.csv"]
+
+
+@pytest.mark.parametrize("mtime", [1_000_000, 2_000_000_000])
+def test_a_file_that_keeps_the_time_it_had_elsewhere_has_a_done_file_all_the_same(worker, mtime):
+    worker.drop("signed.csv", mtime=mtime)
+    worker.drop("signed.csv.done", b"")
+    assert settled(worker) == ["signed.csv"]
+
+
 def test_what_is_no_file_to_take_is_left_alone_with_one_warning(worker, capture_log):
     inbox, outside = worker.folders.inbox, worker.root / "outside.csv"
     outside.write_bytes(CSV)

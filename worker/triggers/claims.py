@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EINVAL, EXDEV
 from functools import partial
@@ -58,6 +59,8 @@ class Claims:
                 if isinstance(error, FileNotFoundError) and path.parent.exists():
                     return None
                 raise
+        with suppress(OSError):  # opening tries again, and tells
+            self._remove_done_file(entry)
         return partial(self.open, entry)
 
     def copy(self, path: Path, *, job: str = "") -> Opening:
@@ -101,7 +104,8 @@ class Claims:
     def _open_claimed(self, entry: Entry) -> Delivery | None:
         source = self._folders.input(entry)
         self._fetch(entry)
-        self._remove_done_file(entry)
+        if not entry.attempts:
+            self._remove_done_file(entry)
         if not source.exists():
             self._source_missing(entry)
             return None

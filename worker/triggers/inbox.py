@@ -197,8 +197,19 @@ class Inbox:
     def _is_complete(self, look: Look) -> bool:
         name = look.path.name
         if suffix := self._done_suffix(name):
-            return look.path.with_name(name + suffix).exists()
+            return self._is_told(look.path, look.path.with_name(name + suffix))
         return name in self._renamed or self._clock() - look.since >= self._settle_seconds
+
+    def _is_told(self, path: Path, done: Path) -> bool:
+        """Whether the done file is of this file, and was not left there by an earlier one of the same name."""
+        try:
+            file, sign = path.lstat(), done.lstat()
+        except FileNotFoundError:
+            return False
+        if sign.st_mtime_ns >= file.st_mtime_ns or sign.st_ctime_ns >= file.st_ctime_ns:
+            return True
+        self._warn(_LEFT_ALONE, path.name, "its done file is older than it; write that anew when the file is complete")
+        return False
 
     def _done_suffix(self, name: str) -> str | None:
         job = self._job(name)
