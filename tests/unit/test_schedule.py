@@ -702,3 +702,28 @@ def test_a_clock_that_was_ahead_costs_no_ticks_and_doubles_none(worker, clock):
     assert list(one.states) == ["nightly-20261123T020200Z", "nightly-20261123T021000Z"]
     clock.now += 7.5 * MINUTE
     assert one.turn() == 0
+
+
+@pytest.mark.parametrize("trouble", ["no room", "no ledger"])
+def test_looks_that_cannot_make_the_next_tick_do_not_follow_one_another_at_once(worker, clock, trouble):
+    one = worker(scheduled())
+    looks, fourth = [], threading.Event()
+
+    def room():
+        looks.append(clock.now)
+        if len(looks) == 1:
+            return 4
+        if len(looks) == 4:
+            fourth.set()
+        if trouble == "no ledger":
+            raise Paused("the ledger cannot be used")
+        return 0
+
+    clock.now += MINUTE - clock.now % MINUTE - 0.001
+    schedule = Schedule([scheduled()], one.ledger, one.ticks, one.submitted.append, room)
+    schedule.look()  # by now it knows that the next tick comes in a millisecond
+    schedule.start()
+    try:
+        assert not fourth.wait(0.3)
+    finally:
+        schedule.stop()

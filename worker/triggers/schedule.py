@@ -67,6 +67,8 @@ class Schedule:
 
     def look(self) -> int:
         """Make the ticks that are due, and hand over what can be run; returns how much that was."""
+        for each in self._timetables:
+            each.seconds_left = QUIET_SECONDS  # unless it can be seen to: a tick that is due then makes no haste
         try:
             room = self._room()  # before any tick is made: one that cannot start is for another worker, or is missed
             if not room or self._stopping.is_set():
