@@ -7,7 +7,7 @@ from fake_backend import BASE, answer, opened_fhir, query
 
 from worker.backends.answers import TooCostly
 from worker.backends.lookups import MOST_IDS, Lookups
-from worker.errors import Refused, Unauthorized, Unavailable
+from worker.errors import Refused, ServerFault, Unauthorized, Unavailable
 from worker.records import RowKey
 
 
@@ -16,6 +16,8 @@ class Server:
 
     ``searches``: True, False (it ignores ``_id``) or the status that a search is answered with; likewise ``batches``.
     """
+
+    broken_over, breaks = None, 500  # an id, and the status of what has to do with it
 
     def __init__(self, missing=(), page=1000, most=1000, searches=True, batches=404):
         self.missing, self.page, self.most, self.searches = set(missing), page, most, searches
@@ -27,6 +29,8 @@ class Server:
         self.ways.append("batch" if is_batch else "search" if "_id=" in request.url else "read")
         if is_batch:
             return self.batch([entry["request"]["url"] for entry in json.loads(request.body)["entry"]])
+        if self.broken_over and self.broken_over in request.url:
+            return answer(status=self.breaks)
         parameters = dict(query(request))
         if "_id" not in parameters:
             id_ = request.url.rpartition("/")[2]
@@ -149,6 +153,24 @@ def test_where_neither_searches_nor_batches_work_each_is_asked_for(batches):
     assert list(ehr.at().read_many("Practitioner", ids(3))) == ids(3)
     ehr.at().read_many("Practitioner", ["a", "b"])
     assert server.ways == ["search", "batch", "read", "read", "read", "read", "read"]
+
+
+@pytest.mark.parametrize("breaks", [500, 400])
+def test_an_id_that_the_server_breaks_over_costs_the_speed_of_its_own_batch_only(breaks):
+    server = Server()
+    server.broken_over, server.breaks = "p077", breaks
+    wanted = [f"p{number:03}" for number in range(500)]
+    found = opened_fhir(server).session.lookups.read("Practitioner", wanted)
+    assert [id_ for id_, answered in found.items() if isinstance(answered, Exception)] == ["p077"]
+    assert isinstance(found["p077"], ServerFault if breaks == 500 else Refused)
+    assert [asked[0] for asked in server.asked if len(asked) == 1] == [id_ for id_ in wanted[50:100] if id_ != "p077"]
+
+
+def test_a_first_batch_that_the_server_breaks_over_says_nothing_of_the_next():
+    server = Server()
+    server.broken_over = "p33"
+    opened_fhir(server).session.lookups.read("Practitioner", [*ids(71)])
+    assert [len(asked) for asked in server.asked if len(asked) > 1] == [21]
 
 
 def test_a_server_that_does_not_let_us_read_is_no_reason_to_ask_for_each():

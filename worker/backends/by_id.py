@@ -14,7 +14,7 @@ from worker.backends.lookups import MOST_IDS, Found
 from worker.backends.page import Resource
 from worker.backends.pages import pages
 from worker.backends.search import parameters
-from worker.errors import BackendError, Refused, ServerFault, Unauthorized
+from worker.errors import BackendError, Refused, Unauthorized
 
 _FRESH = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _SIGNED_ON = 401
@@ -49,7 +49,8 @@ class Learnt:
 class ById:
     """Fetches resources by id: one by a read, several by a search or, where there is none, by a batch of reads.
 
-    What a search or a batch cannot answer raises ``Refused``: whoever asked for several may ask for each.
+    Raises ``Refused`` where neither goes, and ``ServerFault`` where the server broke, perhaps over one of the ids: who
+    asked for several may ask for each.
     """
 
     def __init__(self, caller: Caller, learnt: Learnt) -> None:
@@ -62,8 +63,6 @@ class ById:
             return {ids[0]: self._read(type_, ids[0])}
         try:
             return self._several(type_, ids)
-        except ServerFault as error:  # one of them may be what it breaks over
-            raise Refused(self._caller.backend, f"does not answer for several {type_}", error.status) from error
         except TooCostly:
             self._learnt.too_many(type_, len(ids))
             raise

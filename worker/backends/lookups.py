@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from worker import exact_json
 from worker.backends.answers import TooCostly
-from worker.errors import Refused
+from worker.errors import Refused, ServerFault
 
 MOST_IDS = 50
 """How many ids one request asks for."""
@@ -67,12 +67,13 @@ class _Memory(OrderedDict[Key, "Answer"]):
 
 
 class _Slot:
-    """One id's answer, awaited by any number of threads."""
+    """One id's answer, awaited by any number of threads; ``alone`` once it was asked for with others in vain."""
 
-    __slots__ = ("answer", "id", "readers")
+    __slots__ = ("alone", "answer", "id", "readers")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
+        self.alone = False
         self.answer: Answer | None = None
         self.readers: list[_Reader] = []
 
@@ -111,10 +112,11 @@ class _Sizes(dict[str, int]):
 class Lookups:
     """Reads by id, shared by all threads that work on one delivery.
 
-    ``fetch(type, ids)`` does the asking, of ``most(type)`` ids at once. What it leaves out is asked for again, one by
-    one. While a request for a type is in flight others wait and then go together, at once when there are ``most`` of
-    them: so nobody ever sleeps to collect, and a single read goes out at once. A waiting thread does the sending. An
-    answer is remembered as JSON, so that no two rows share one dict.
+    ``fetch(type, ids)`` does the asking, of ``most(type)`` ids at once. What it leaves out or breaks over is asked for
+    again, one by one, as one of those ids may be the reason; all of a type only where it refuses several and has never
+    answered several. While a request for a type is in flight others wait and then go together, at once when there are
+    ``most`` of them: so nobody ever sleeps to collect, and a single read goes out at once. A waiting thread does the
+    sending. An answer is remembered as JSON, so that no two rows share one dict.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Lookups:
         self._readers: defaultdict[str, dict[_Reader, None]] = defaultdict(dict)  # those that sleep, in order
         self._in_flight: Counter[str] = Counter()
         self._batch = _Sizes(most)
+        self._together: set[str] = set()  # types of which several have been answered at once
 
     def read_one(self, type_: str, id_: str, *, fresh: bool = False) -> Any:
         """The answer for one id."""
@@ -198,12 +201,16 @@ class Lookups:
             reader.wait()
 
     def _may_go(self, type_: str) -> bool:
-        waiting = len(self._waiting[type_])
-        return waiting > 0 and (not self._in_flight[type_] or waiting >= self._batch[type_])
+        waiting = self._waiting[type_]
+        return bool(waiting) and (not self._in_flight[type_] or len(waiting) >= self._size(type_))
+
+    def _size(self, type_: str) -> int:
+        """How many go together now; those that go alone stand in front."""
+        return 1 if self._waiting[type_][0].alone else self._batch[type_]
 
     def _next_batch(self, type_: str) -> list[_Slot]:
         waiting = self._waiting[type_]
-        batch = waiting[: self._batch[type_]]
+        batch = waiting[: self._size(type_)]
         del waiting[: len(batch)]
         self._in_flight[type_] += 1
         self._call_one(type_)
@@ -222,28 +229,39 @@ class Lookups:
     def _fly(self, type_: str, batch: list[_Slot]) -> None:
         ids = list(dict.fromkeys(slot.id for slot in batch))
         answers: dict[str, Answer] = {}
-        smaller = 1
+        smaller = None
         try:
             found = self._fetch(type_, ids)
             answers = {id_: a if isinstance(a, Exception) else _Kept(a) for id_, a in found.items()}
+            if len(answers) > 1:
+                self._together.add(type_)
         except Exception as error:  # noqa: BLE001 - it is raised in every thread that waits for it
-            if len(ids) == 1 or not isinstance(error, Refused):
+            if len(ids) == 1 or not isinstance(error, Refused | ServerFault):
                 answers = dict.fromkeys(ids, error)
             elif isinstance(error, TooCostly):
                 smaller = len(ids) // 2
+            elif isinstance(error, Refused) and type_ not in self._together:
+                smaller = 1
         finally:
             self._land(type_, batch, answers, smaller)
 
-    def _land(self, type_: str, batch: list[_Slot], answers: Mapping[str, Answer], smaller: int) -> None:
+    def _land(self, type_: str, batch: list[_Slot], answers: Mapping[str, Answer], smaller: int | None) -> None:
         with self._lock:
             self._in_flight[type_] -= 1
+            self._ask_again(type_, [slot for slot in batch if slot.id not in answers], smaller)
             for slot in batch:
                 if slot.id in answers:
                     self._answer((type_, slot.id), slot, answers[slot.id])
-                else:
-                    self._waiting[type_].append(slot)
-                    self._batch[type_] = min(self._batch[type_], smaller)
             self._call_one(type_)
+
+    def _ask_again(self, type_: str, slots: list[_Slot], smaller: int | None) -> None:
+        if smaller:
+            self._batch[type_] = min(self._batch[type_], smaller)
+            self._waiting[type_] += slots
+            return
+        for slot in slots:
+            slot.alone = True
+        self._waiting[type_][:0] = slots
 
     def _answer(self, key: Key, slot: _Slot, answer: Answer) -> None:
         slot.answer = answer
