@@ -166,6 +166,23 @@ def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, o
     check_calls(orders, repeated=THREADS * deaths)
 
 
+@pytest.mark.parametrize("name", ["correlation_id", "reply_to"])
+def test_a_message_that_cannot_be_answered_takes_no_other_with_it(worker, asker, orders, name):
+    asker.ask(*clients(20))
+    asker.ask({"client": "1"}, **{name: "zero\0character"})
+    asker.asked -= {"request-20", "zero\0character"}
+    asker.ask(*clients(20, first=2000))
+    with worker().running() as process:
+        wait_for(lambda: asker.all_answered() and asker.length("orders.dead"), process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    ((_, properties, body),) = asker.drain("orders.dead")
+    assert properties.headers[f"x-longshore-{name.replace('_', '-')}"] == b"zero\0character"
+    assert json.loads(body) == {"client": "1"}
+    check_queues(asker)
+
+
 def test_replies_that_a_full_queue_refuses_are_sent_until_there_is_room(worker, asker, orders):
     with asker.channel() as channel:
         channel.queue_delete("replies")

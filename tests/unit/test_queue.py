@@ -501,3 +501,94 @@ def test_no_more_is_begun_than_a_crash_may_take_back(hire):
         worker.turn()
     assert begun == [2, 2, 1]
     assert len(worker.replies) == 5
+
+
+@pytest.mark.parametrize("name", ["message_id", "correlation_id", "reply_to", "content_type", "type"])
+def test_a_property_that_cannot_be_sent_on_makes_a_dead_letter_that_keeps_it(hire, twin, name):
+    worker = hire()
+    worker.ask({"n": 1}, "before")
+    worker.ask({"n": 2}, **{name: "zero\0character"})
+    worker.ask({"n": 3}, "behind")
+    worker.turn()
+    assert [reply for _, reply in worker.replies] == [{"n": 1}, {"n": 3}]
+    (letter,) = twin.published["orders.dead"]
+    assert getattr(letter, name) == "zero?character"
+    assert letter.headers[f"x-longshore-{name.replace('_', '-')}"] == b"zero\0character"
+    assert f"its {name} holds a zero character" in letter.headers["x-longshore-detail"]
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_reason_that_is_no_unicode_text_costs_no_other_message_its_reply(hire, twin):
+    def act(row):
+        if row["n"] == 2:
+            raise DeliveryError("half a pair: \ud800")
+        return dict(row)
+
+    worker = hire(act=act)
+    for n in (1, 2, 3):
+        worker.ask({"n": n}, str(n))
+    worker.turn()
+    assert [reply for _, reply in worker.replies] == [{"n": 1}, {"n": 3}]
+    assert twin.published["orders.dead"][0].headers["x-longshore-detail"] == "half a pair: ?"
+    assert twin.unsettled("orders") == 0
+
+
+def test_what_waits_loses_headers_that_cannot_be_sent_whatever_their_names(hire, twin):
+    worker = hire(act=raising(Unavailable("billing", "down")))
+    worker.ask({"n": 1}, headers={"x-longshore-theirs": 0.5, "theirs": 0.5, letters.FAULTS: 0.5})
+    worker.turn()
+    (copy,) = twin.published["orders.retry.1"]
+    assert copy.headers == {"x-longshore-attempts": 1, "x-longshore-faults": 0}
+    assert twin.unsettled("orders") == 0
+
+
+@pytest.mark.parametrize("verdict", ["run", "done"])
+def test_a_bug_over_one_message_costs_no_other_its_reply(hire, twin, monkeypatch, capture_log, verdict):
+    """It happens as the end is followed up, and again as what is done is told once more."""
+    worker = hire()
+    reply = letters.reply
+
+    def broken(message, *given):
+        if message.message_id == "2":
+            raise RuntimeError("a bug")
+        return reply(message, *given)
+
+    def ask():
+        for n in (1, 2, 3):
+            worker.ask({"n": n}, str(n))
+        worker.turn()
+
+    if verdict == "done":
+        ask()
+        twin.published.clear()
+    monkeypatch.setattr(letters, "reply", broken)
+    ask()
+    assert [reply for _, reply in worker.replies] == [{"n": 1}, {"n": 3}]
+    assert [event["event"] for event in capture_log].count("the worker has a bug") == 1
+    assert worker.queue._desk.settled
+    monkeypatch.setattr(letters, "reply", reply)
+    worker.later(10)
+    worker.turn()
+    assert worker.replies[-1] == ("result", {"n": 2})
+    assert (len(worker.ran), twin.unsettled("orders")) == (3, 0)
+
+
+def test_a_bug_of_the_ledger_loses_no_end(hire, twin, monkeypatch):
+    worker = hire()
+    record = worker.ledger.messages.record
+
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    worker.hands.hold()
+    worker.ask({"n": 1})
+    worker.turn()
+    worker.hands.go_on()
+    worker.ask({"n": 2}, "two")
+    monkeypatch.setattr(worker.ledger.messages, "record", broken)
+    with pytest.raises(RuntimeError):
+        worker.turn()
+    monkeypatch.setattr(worker.ledger.messages, "record", record)
+    worker.turn()
+    assert [reply for _, reply in worker.replies] == [{"n": 1}, {"n": 2}]
+    assert twin.unsettled("orders") == 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from worker import log
@@ -22,6 +23,7 @@ AT_ONCE = 500  # claims in one transaction: the others' first outcomes should no
 LOOK_SECONDS = 1.0  # how often the ledger is asked about what another worker is at
 NUDGE_SECONDS = 0.02
 PRUNE_SECONDS = 60.0
+TROUBLE_SECONDS = 5.0  # before a message goes back that nothing could be done with
 
 
 class Office(Protocol):
@@ -101,6 +103,11 @@ class Desk:
         self._timers.append((self._clock() + seconds, act))
         self._woken.set()
 
+    def give_back_later(self, messages: Iterable[Message]) -> None:
+        """Let the broker give these again in a while; from any thread."""
+        for message in messages:
+            self.later(TROUBLE_SECONDS, message.give_back)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
@@ -135,7 +142,7 @@ class Desk:
             try:
                 self.turn()
             except Exception as bug:  # noqa: BLE001 - the thread must live; the broker gives the messages again
-                self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
+                self._tell(bug)
                 time.sleep(LOOK_SECONDS)
         self.turn()
 
@@ -143,7 +150,8 @@ class Desk:
         """One talk with the ledger about all that came up."""
         self._ring()
         while self._arrived:
-            self._meet(self._arrived.popleft())
+            message = self._arrived.popleft()
+            self._safely(partial(self._meet, message), [message])
         claims = self._next_claims()
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         try:
@@ -151,7 +159,6 @@ class Desk:
                 self._talk(claims, ended)
             self._keep()
         except Paused as trouble:
-            self._put_back(claims, ended)
             if self._heard:
                 self._log.warning("messages wait for the ledger", reason=trouble.detail)
             self._heard = False
@@ -163,9 +170,13 @@ class Desk:
 
     def _talk(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
         alone = self._alone is not None
-        standings, late = self._ledger.record(
-            [request.claim(alone=alone) for request in claims], [note for _, note, _ in ended], self._gone
-        )
+        try:
+            standings, late = self._ledger.record(
+                [request.claim(alone=alone) for request in claims], [note for _, note, _ in ended], self._gone
+            )
+        except Exception:  # whatever it is, the ledger knows nothing of these
+            self._put_back(claims, ended)
+            raise
         for request, note, then in ended:
             self._leave(request)
             if note in late:
@@ -173,7 +184,7 @@ class Desk:
                 self._arrived.extend(request.messages)
                 self._woken.set()
             else:
-                then()
+                self._safely(then, request.messages)
         for request, standing in zip(claims, standings, strict=True):
             if self._is_ours(request, standing):
                 self._claimed[request.message.queue].append(request)
@@ -216,7 +227,7 @@ class Desk:
             self._elsewhere.append((self._clock() + LOOK_SECONDS, request))
         else:
             self._leave(request)
-            self._office.judge(request, standing)
+            self._safely(partial(self._office.judge, request, standing), request.messages)
         return False
 
     def _meet(self, message: Message) -> None:
@@ -253,6 +264,17 @@ class Desk:
         else:
             self._unclaimed.extendleft(reversed(claims))
 
+    def _safely(self, act: Callable[[], None], messages: list[Message]) -> None:
+        """Do what concerns these messages alone: a bug in it must not cost those their ends that come after them."""
+        try:
+            act()
+        except Exception as bug:  # noqa: BLE001 - as it says
+            self._tell(bug)
+            self.give_back_later(messages)
+
+    def _tell(self, bug: Exception) -> None:
+        self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
+
     def _keep(self) -> None:
         if self._running and self._heartbeats.due():
             self._ledger.heartbeat()
@@ -264,7 +286,7 @@ class Desk:
         for _ in range(len(self._timers)):
             at, act = self._timers.popleft()
             if at <= now:
-                act()
+                self._safely(act, [])
             else:
                 self._timers.append((at, act))
 

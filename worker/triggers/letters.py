@@ -5,12 +5,12 @@ Headers of the worker's own begin with ``x-longshore-``; nothing in them quotes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.amqp import ATTEMPTS, Message, Outgoing
+from worker.amqp import ATTEMPTS, Message, Outgoing, sendable
 from worker.errors import DeliveryError, LeftAlone, ServerFault, Unavailable
 from worker.records import Reply
 
@@ -21,6 +21,9 @@ LONGEST_WAIT = 30  # seconds in a retry queue; a longer wait takes several turns
 GROWTH = 4
 MOST_WAITING = 86_400  # seconds that the headers may ask for
 DETAIL_CHARACTERS = 500
+TEXTS = ("message_id", "correlation_id", "reply_to", "content_type", "content_encoding", "type")
+_OWN = "x-longshore-"
+_COUNTED = (ATTEMPTS, NOT_BEFORE, FAULTS, UNROUTABLE)
 _BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 _MOST_SECONDS = 1 << 40
 
@@ -85,41 +88,46 @@ class Again:
 
     def _send(self, message: Message, message_id: str, seconds: float, headers: Mapping[str, int]) -> Outgoing:
         wait = next((each for each in self._waits if each >= seconds), self._waits[-1])
-        kept = {name: value for name, value in _senders(message).items() if name != NOT_BEFORE or not headers}
-        return _copy(message, f"{self._queue}.retry.{wait}", message_id, {**kept, **headers})
+        kept = {name: header(message, name) for name in _COUNTED if name in message.headers}
+        if headers:
+            kept.pop(NOT_BEFORE, None)
+        return _copy(message, f"{self._queue}.retry.{wait}", message_id, {**_senders(message), **kept, **headers})
 
 
 def dead(message: Message, message_id: str, error: Exception, detail: str, **facts: str) -> Outgoing:
     """A message for the dead letters, byte for byte, with why it is there."""
     failed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"error": type(error).__name__, "detail": detail[:DETAIL_CHARACTERS], "queue": message.queue}
-    headers = {f"x-longshore-{name}": value for name, value in {**told, "failed": failed, **facts}.items()}
-    own = {name: value for name, value in _senders(message).items() if not name.startswith("x-longshore-")}
-    return _copy(message, f"{message.queue}.dead", message_id, {**own, ATTEMPTS: message.attempts, **headers})
+    told = {"error": type(error).__name__, "detail": sendable(detail[:DETAIL_CHARACTERS]), "queue": message.queue}
+    changed = {name.replace("_", "-"): text.encode() for name, text in _texts(message) if text != sendable(text)}
+    headers = {f"{_OWN}{name}": value for name, value in {**changed, **told, "failed": failed, **facts}.items()}
+    letter = _copy(message, f"{message.queue}.dead", message_id, {ATTEMPTS: message.attempts, **headers})
+    return replace(letter, headers={**_senders(message), **letter.headers})
 
 
 def without_senders_headers(outgoing: Outgoing) -> Outgoing:
     """For a sender whose headers cannot be sent on."""
-    ours = {name: value for name, value in outgoing.headers.items() if str(name).startswith("x-longshore-")}
+    ours = {name: value for name, value in outgoing.headers.items() if str(name).startswith(_OWN)}
     return replace(outgoing, headers=ours)
 
 
 def _senders(message: Message) -> dict[str, Any]:
-    return {name: value for name, value in message.headers.items() if not str(name).startswith(_BROKERS_OWN)}
+    not_theirs = (*_BROKERS_OWN, _OWN)
+    return {name: value for name, value in message.headers.items() if not str(name).startswith(not_theirs)}
 
 
 def _copy(message: Message, to: str, message_id: str, headers: Mapping[str, Any]) -> Outgoing:
-    return Outgoing(
-        to,
-        message.body,
-        message.message_id or message_id,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        type=message.type,
-        headers=headers,
-    )
+    texts: dict[str, Any] = {name: sendable(text) for name, text in _texts(message)}
+    texts["message_id"] = texts["message_id"] or message_id
+    return Outgoing(to, message.body, headers=headers, **texts)
+
+
+def _texts(message: Message) -> Iterator[tuple[str, str]]:
+    return ((name, getattr(message, name)) for name in TEXTS)
+
+
+def zero(message: Message) -> str:
+    """The name of a property that holds a zero character, with which nothing can be sent on; empty if none does."""
+    return next((name for name, text in _texts(message) if "\0" in text), "")
 
 
 class Conflict(DeliveryError):

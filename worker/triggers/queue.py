@@ -26,7 +26,6 @@ from worker.triggers.nameless import Nameless
 from worker.triggers.requests import DEATHS, Consumed, Request
 
 UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
-TROUBLE_SECONDS = 5.0  # before a message goes back whose copy or dead letter no queue takes
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 QUIET_SECONDS = 1.0  # without a message, after which the queues are taken for empty
@@ -275,7 +274,7 @@ class Queue:
             elif how is not Sent.UNKNOWN:
                 to = outgoing.routing_key
                 self._log.error("message not moved", queue=message.queue, to=to, reason=how.value)
-                self._desk.later(TROUBLE_SECONDS, message.give_back)
+                self._desk.give_back_later([message])
 
         try:
             self._publish(outgoing, sent)

@@ -18,7 +18,7 @@ from worker.errors import DeliveryError
 from worker.ledger import Claim, Note
 from worker.records import Delivery, Input
 from worker.triggers.bodies import Body
-from worker.triggers.letters import FAULTS, Again, delays, header
+from worker.triggers.letters import FAULTS, Again, delays, header, zero
 
 DEATHS = 5  # of workers while they ran a message, after which it is not run again
 SMALL_BYTES = 128 * 1024  # an object of up to this size is read by the thread that runs it
@@ -182,6 +182,8 @@ class Request:
         """Why it cannot even be looked at; None if it can."""
         if self.message.unreadable:
             return DeliveryError(f"{self.message.unreadable}; send it without what the worker cannot read")
+        if name := zero(self.message):
+            return DeliveryError(f"its {name} holds a zero character, with which no reply can be sent; send it without")
         if len(self.message.body) > self.consumed.max_bytes:
             what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
             return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
