@@ -31,7 +31,7 @@ from worker.commands.arguments import (
 from worker.commands.inquiries import call, check, jobs, retry, show, status, token, verify
 from worker.commands.keys import keys
 from worker.commands.publish import publish
-from worker.errors import ConfigError, WorkerError, sentence
+from worker.errors import ConfigError, Damaged, WorkerError, sentence
 
 if TYPE_CHECKING:
     from worker.app import App, Project
@@ -51,6 +51,8 @@ def main() -> None:
         app(prog_name="longshore")
     except ConfigError as error:
         _fail(*map(str, error.problems), code=MISUSED)
+    except Damaged as error:  # a restart would find it so again
+        _fail(sentence(error), code=MISUSED)
     except (WorkerError, OSError) as error:
         _fail(sentence(error), code=FAILED)
 

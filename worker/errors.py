@@ -14,6 +14,7 @@
       Paused                         nothing is wrong with the delivery: it is put back and goes on later
         Stopping                     the worker is shutting down
         LostLease                    another worker owns the delivery now: hands off
+        Damaged                      the ledger is broken: a person has to move it away; exit 2
 
 An error's text is shown to people and kept in the ledger, so it never quotes a record's values, a token or a secret.
 """
@@ -127,6 +128,10 @@ class Stopping(Paused):
 
 class LostLease(Paused):
     """This worker was silent for too long and another one owns the delivery now."""
+
+
+class Damaged(Paused):
+    """The ledger's file is damaged: nothing can go on until a person has moved it away."""
 
 
 def sentence(error: BaseException) -> str:

@@ -87,6 +87,7 @@ def _connections(settings: Settings) -> Iterator[Check]:
         tokens: TokenStore = MemoryTokenStore()
         try:
             ledger = closing.enter_context(contextlib.closing(Ledger(settings.worker.state)))
+            ledger.examine()
             known = sum(ledger.counts().values())
         except WorkerError as error:
             yield Check("ledger", "state", ok=False, detail=error.detail)

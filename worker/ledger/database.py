@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from worker.errors import Paused
+from worker.errors import Damaged, Paused
 from worker.ledger.engine import alone, make_engine, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
 
@@ -24,6 +24,8 @@ _clock = {
 }
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
 _MOST_ROWS = 256  # of a statement, which takes some 30,000 values
+
+_MOVE_AWAY = "move it away with its -wal and -shm, and a start makes a new one"
 
 
 class Database:
@@ -90,6 +92,14 @@ class Database:
         with self.write() as connection:
             return connection.execute(statement).rowcount
 
+    def examine(self) -> None:
+        """Read all of an SQLite file; raises ``Damaged``. A server sees to its files itself."""
+        if self._dialect == "sqlite":
+            with self.read() as connection:
+                found = str(connection.scalar(sa.text("PRAGMA quick_check(1)")))
+            if found != "ok":
+                raise Damaged(f"the ledger is malformed: {found.splitlines()[-1]}; stop all workers, then {_MOVE_AWAY}")
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
@@ -100,7 +110,10 @@ class Database:
             yield
         except sa.exc.SQLAlchemyError as error:
             self._away = True
-            raise Paused(f"the ledger cannot be used: {_reason(error)}") from error
+            what = f"the ledger cannot be used: {_reason(error)}"
+            if _is_damage(error):
+                raise Damaged(f"{what}; stop all workers, then {_MOVE_AWAY}") from error
+            raise Paused(what) from error
         if self._away:
             self._away, self._back_at = False, self._ticks()
 
@@ -142,9 +155,17 @@ def _reason(error: sa.exc.SQLAlchemyError) -> str:
 
 def _advice(error: sa.exc.SQLAlchemyError) -> str:
     """What to do about a database that cannot be opened."""
-    name = getattr(error.orig, "sqlite_errorname", "") if isinstance(error, sa.exc.DBAPIError) else ""
-    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-        return "nothing in it was changed; move it away with its -wal and -shm, and a start makes a new one"
-    if name.startswith("SQLITE_BUSY"):
+    if _is_damage(error):
+        return f"nothing in it was changed; {_MOVE_AWAY}"
+    if _name(error).startswith("SQLITE_BUSY"):
         return "another process holds it; see which one (fuser) and end it, then start again"
     return "nothing in it was changed"
+
+
+def _is_damage(error: sa.exc.SQLAlchemyError) -> bool:
+    return _name(error).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
+
+
+def _name(error: sa.exc.SQLAlchemyError) -> str:
+    """SQLite's name for what went wrong; empty for another database's."""
+    return getattr(error.orig, "sqlite_errorname", "") if isinstance(error, sa.exc.DBAPIError) else ""

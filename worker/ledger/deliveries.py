@@ -47,6 +47,10 @@ class Ledger:
         self.schedules = Schedules(self._database)
         self.pauses = Pauses(self._database, owner)
 
+    def examine(self) -> None:
+        """Read all of it, where it is a file; raises ``Damaged``."""
+        self._database.examine()
+
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
