@@ -15,13 +15,15 @@ class Server:
     """Answers reads, and searches by _id in pages of ``page``; the known ids are all but those in ``missing``.
 
     ``searches``: True, False (it ignores ``_id``) or the status that a search is answered with; likewise ``batches``.
+    ``indexed`` picks those of the ids asked for that a search finds.
     """
 
     broken_over, breaks = None, 500  # an id, and the status of what has to do with it
 
-    def __init__(self, missing=(), page=1000, most=1000, searches=True, batches=404):
+    def __init__(self, missing=(), page=1000, most=1000, searches=True, batches=404, indexed=list, most_searched=None):
         self.missing, self.page, self.most, self.searches = set(missing), page, most, searches
-        self.batches = batches
+        self.batches, self.indexed = batches, indexed
+        self.most_searched = most_searched or most
         self.asked, self.ways = [], []
 
     def __call__(self, request):
@@ -38,7 +40,7 @@ class Server:
             return answer(status=404) if id_ in self.missing else answer(self.resource(id_))
         ids = parameters["_id"].split(",")
         self.asked.append(ids)
-        if len(ids) > self.most:
+        if len(ids) > self.most_searched:
             return answer(status=413)
         if self.searches not in (True, False):
             return answer(status=self.searches)
@@ -47,11 +49,13 @@ class Server:
         links = [{"relation": "self", "url": f"Practitioner?_id={','.join(ids)}"}]
         if start + self.page < len(found):
             links.append({"relation": "next", "url": f"?_id={','.join(ids)}&start={start + self.page}"})
-        entries = [{"resource": self.resource(id_)} for id_ in found if id_ not in self.missing]
+        entries = [{"resource": self.resource(id_)} for id_ in self.indexed(found) if id_ not in self.missing]
         return answer({"resourceType": "Bundle", "link": links, "entry": entries[start : start + self.page]})
 
     def batch(self, urls):
         self.asked.append([url.rpartition("/")[2] for url in urls])
+        if self.batches == "each refused":
+            return answer({"resourceType": "Bundle", "entry": [{"response": {"status": "405"}}] * len(urls)})
         if self.batches is not True:
             return answer(status=self.batches)
         if len(urls) > self.most:
@@ -101,7 +105,7 @@ def test_missing_ids_are_counted_and_may_be_left_out():
     with pytest.raises(Refused, match="2 of 4 Practitioner are missing: number 2, 3 of those"):
         ehr.at().read_many("Practitioner", ids(4))
     assert list(ehr.at().read_many("Practitioner", ids(4), missing_ok=True)) == ["p0", "p3"]
-    assert ehr.calls == 1
+    assert ehr.calls == 4  # the search, a batch that is refused, two reads
 
 
 def test_a_missing_id_is_refused_for_its_own_row_and_not_asked_for_twice():
@@ -112,7 +116,7 @@ def test_a_missing_id_is_refused_for_its_own_row_and_not_asked_for_twice():
             ehr.at().read("Practitioner", "p1")
         assert caught.value.status == 404
     assert ehr.at().read("Practitioner", "p2")["id"] == "p2"
-    assert ehr.calls == 1
+    assert ehr.calls == 2
 
 
 def test_a_batch_that_is_too_big_is_halved():
@@ -138,6 +142,46 @@ def test_a_server_that_does_not_search_by_id_is_asked_in_batches_by_later_delive
     assert list(ehr.at().read_many("Practitioner", ids(3), missing_ok=True)) == ["p0", "p2"]
     another_delivery(ehr).read_many("Practitioner", ["a", "b"])
     assert server.ways == ["search", "batch", "batch"]
+
+
+LEAVES_OUT = {
+    "takes a list for one id": lambda ids: [],
+    "takes the first of a list": lambda ids: ids[:1],
+    "gives so many at most": lambda ids: ids[:2],
+    "has not indexed one yet": lambda ids: ids[:1] + ids[2:],
+}
+
+
+@pytest.mark.parametrize("batches", [True, 404, 401, 500, "each refused"])
+@pytest.mark.parametrize("indexed", LEAVES_OUT.values(), ids=LEAVES_OUT)
+def test_what_a_search_leaves_out_is_missing_only_where_a_read_says_so(indexed, batches):
+    ehr = opened_fhir(Server(missing={"p3"}, batches=batches, indexed=indexed))
+    assert list(ehr.at().read_many("Practitioner", ids(5), missing_ok=True)) == ["p0", "p1", "p2", "p4"]
+    with pytest.raises(Refused) as caught:
+        ehr.at().read("Practitioner", "p3")
+    assert caught.value.status == 404
+
+
+def test_a_type_whose_search_leaves_out_what_there_is_is_read_in_batches_from_then_on():
+    server = Server(batches=True, indexed=lambda ids: ids[:1])
+    ehr = opened_fhir(server)
+    ehr.at().read_many("Practitioner", ids(60))
+    another_delivery(ehr).read_many("Practitioner", ids(3))
+    assert server.ways == ["search", "batch", "batch", "batch"]
+    assert [len(asked) for asked in server.asked] == [50, 49, 10, 3]
+
+
+def test_a_type_whose_search_leaves_out_only_what_is_missing_is_searched_on():
+    server = Server(batches=True, missing={"p1", "p2", "p55"})
+    assert len(opened_fhir(server).at().read_many("Practitioner", ids(60), missing_ok=True)) == 57
+    assert server.ways == ["search", "batch", "search", "read"]
+
+
+def test_a_batch_that_confirms_is_halved_where_it_is_too_big():
+    server = Server(batches=True, missing=set(ids(10)), most=4, most_searched=50)
+    ehr = opened_fhir(server)
+    assert list(ehr.at().read_many("Practitioner", ids(12), missing_ok=True)) == ["p10", "p11"]
+    assert [len(asked) for asked in server.asked] == [12, 10, 5, 2, 3, 5, 2, 3]
 
 
 def test_a_batch_of_reads_that_is_too_big_is_halved_too():

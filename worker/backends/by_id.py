@@ -10,7 +10,7 @@ from worker import exact_json
 from worker.backends import bundles
 from worker.backends.answers import TooCostly, resource
 from worker.backends.calls import Call, Caller
-from worker.backends.lookups import MOST_IDS, Found
+from worker.backends.lookups import GONE, MOST_IDS, Found
 from worker.backends.page import Resource
 from worker.backends.pages import pages
 from worker.backends.search import parameters
@@ -33,7 +33,7 @@ class Learnt:
         return type_ not in self._unsearchable
 
     def not_searchable(self, type_: str) -> None:
-        """A list of ids was refused, and a batch of reads was not."""
+        """A list of ids was refused, or part of it not found, and a batch of reads was not."""
         self._unsearchable.add(type_)
 
     def size(self, type_: str) -> int:
@@ -90,11 +90,27 @@ class ById:
                 raise Refused(self._caller.backend, f"does not search {type_} by _id")
             if len(found) == len(ids):
                 break
-        for id_ in ids:
-            found.setdefault(id_, Refused(self._caller.backend, f"has no {type_} with this id", 404))
-        return found
+        return {**found, **self._confirmed(type_, [id_ for id_ in ids if id_ not in found])}
 
-    def _batch(self, type_: str, ids: Sequence[str]) -> Found:
+    def _confirmed(self, type_: str, ids: Sequence[str]) -> Found:
+        """What reads say of ids that a search left out: it may not know lists, give a part, or lag behind its store.
+
+        Only a read's word counts, so what no batch can tell of is left out here, too: to be asked for by itself.
+        """
+        if len(ids) < 2:
+            return {}
+        try:
+            said = self._batch(type_, ids)
+        except TooCostly:
+            half = len(ids) // 2
+            return {**self._confirmed(type_, ids[:half]), **self._confirmed(type_, ids[half:])}
+        except BackendError:
+            return {}
+        if any(not isinstance(answer, BackendError) for answer in said.values()):
+            self._learnt.not_searchable(type_)
+        return {id_: answer for id_, answer in said.items() if not _is_doubtful(answer)}
+
+    def _batch(self, type_: str, ids: Sequence[str]) -> dict[str, Resource | BackendError]:
         """A batch needs no right to search: a server that forbids it may still let each resource be read."""
         entries = [{"request": {"method": "GET", "url": f"{type_}/{id_}"}} for id_ in ids]
         call = Call("POST", "", body=exact_json.dumps(bundles.bundle("batch", entries)), headers=_BUNDLE)
@@ -117,6 +133,10 @@ class ById:
         if not isinstance(found, Mapping) or (found.get("resourceType"), found.get("id")) != (type_, id_):
             raise Refused(self._caller.backend, f"answered the read of a {type_} with something else")
         return dict(found)
+
+
+def _is_doubtful(answer: Resource | BackendError) -> bool:
+    return isinstance(answer, BackendError) and answer.status not in GONE
 
 
 _BUNDLE = {**_FRESH, "Content-Type": "application/fhir+json"}

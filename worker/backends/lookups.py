@@ -18,7 +18,8 @@ MOST_BYTES = 64 * 2**20
 """How much is remembered; then the answer that was wanted last longest ago is dropped."""
 
 _OVERHEAD = 1000  # bytes, of an answer's key and place
-_GONE = frozenset({404, 410})
+GONE = frozenset({404, 410})
+"""The statuses of a resource that is not there."""
 
 Found = Mapping[str, Any]
 """What was found, by id: a resource, or the error that stands in its place."""
@@ -272,7 +273,7 @@ class Lookups:
         if self._slots.get(key) is not slot:
             return  # written or asked for afresh meanwhile
         del self._slots[key]
-        if isinstance(answer, _Kept) or (isinstance(answer, Refused) and answer.status in _GONE):
+        if isinstance(answer, _Kept) or (isinstance(answer, Refused) and answer.status in GONE):
             self._memory.keep(key, answer)
 
 
