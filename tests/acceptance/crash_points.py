@@ -102,5 +102,10 @@ POINTS = {
     "failed, with its reason, not moved": lambda: before(files, "put_away"),
     "stops: about to move its file": lambda: before(Path, "rename", stop),
     "stops: has looked for a file in vain": lambda: after(Ledger, "guard", stop),
+    "stops: about to begin": lambda: before(Ledger, "begin", stop),
+    "stops: about to publish results": lambda: before(files, "publish", stop),
+    "stops: has published results": lambda: after(files, "publish", stop),
+    "stops: about to say done": lambda: before(Ledger, "finish", stop),
+    "stops: has said done": lambda: after(Ledger, "finish", stop),
     "stops: has looked once more": lambda: after(Claims, "open", stop),
 }

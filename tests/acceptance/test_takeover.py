@@ -101,3 +101,41 @@ def test_a_file_that_is_moved_while_another_worker_forgets_its_claim_is_not_lost
         check_outcomes(project, 60)
         assert status(project)["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
         assert set(server.times_sent.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "about to begin",
+        "about to publish results",
+        "has published results",
+        "about to say done",
+        "has said done",
+    ],
+)
+def test_a_worker_that_hung_at_any_point_finds_the_delivery_finished_and_changes_nothing(
+    tmp_path: Path, point: str
+) -> None:
+    with OrderServer(delay=0) as server:
+        project = make_project(tmp_path / "project", server.url, lease=LEASE)
+        (project / "inbox").mkdir()
+        write_clients(project / "inbox" / "clients.csv", 60)
+        with stopped_at(point, project, "slow.log") as slow:
+            time.sleep(LEASE)
+            with running(project, log_name="other.log") as other:
+                wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=other)
+                before = contents(project / "outbox")
+                slow.send_signal(signal.SIGCONT)
+                for worker in (slow, other):
+                    worker.send_signal(signal.SIGTERM)
+                    assert worker.wait(timeout=20) == 0
+        check_outcomes(project, 60)
+        assert contents(project / "outbox") == before
+        assert [list(contents(project / name)) for name in ("inbox", "archive", "failed")] == [[], ["clients.csv"], []]
+        assert not list((project / ".longshore" / "work").iterdir())
+        assert status(project)["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
+        assert set(server.times_sent.values()) == {1}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
