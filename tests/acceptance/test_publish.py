@@ -139,6 +139,17 @@ def test_check_says_which_queues_will_be_declared(longshore, queue_project):
     assert "`longshore run` will declare q.dead, q.retry.5, " in longshore("check", cwd=queue_project).stdout
 
 
+def test_check_warns_of_a_queue_that_is_another_one(longshore, queue_project, rabbitmq_server, broker_url):
+    (queue_project / "jobs").mkdir()
+    (queue_project / "jobs" / "echo.py").write_text(JOB.format(declare="active"))
+    with rabbitmq_server.connect(broker_url) as connection:
+        connection.channel().queue_declare("q", durable=False)
+        said = json.loads(longshore("check", "--json", cwd=queue_project).stdout)["checks"]
+    (line,) = [each for each in said if each["name"] == "warning"]
+    assert line["ok"]
+    assert line["detail"].startswith("the broker's queue q has durable false, and the worker declares true;")
+
+
 def test_a_worker_refuses_to_start_with_a_queue_that_has_no_dead_letters(longshore, queue_project):
     (queue_project / "jobs").mkdir()
     (queue_project / "jobs" / "echo.py").write_text(JOB.format(declare="passive"))

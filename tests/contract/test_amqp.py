@@ -255,6 +255,31 @@ def test_queues_that_exist_are_taken_as_they_are(broker, operator):
     assert requests.next().generation == 1
 
 
+def test_queues_that_exist_with_other_arguments_are_told_once_with_both_sides(broker, broker_url, operator):
+    arguments = dict([*QueueTopology("q").queues()][-1].arguments) | {"x-dead-letter-routing-key": "elsewhere"}
+    operator.queue_declare("q", durable=True, arguments=arguments)
+    operator.queue_declare("answers", durable=False)
+    topology = QueueTopology("q", reply_queue="answers")
+    unlike = probe(settings(broker_url), [topology]).unlike
+    assert [each.partition(";")[0] for each in unlike] == [
+        "the broker's queue answers has durable false, and the worker declares true",
+        "the broker's queue q has x-dead-letter-routing-key elsewhere, and the worker declares q.dead",
+    ]
+    with capture_logs() as logged:
+        requests, post = inbox(broker, reply_queue="answers"), Post(broker)
+        post.send("q")
+        assert requests.next().generation == 1
+        operator.queue_delete("q")
+        eventually(lambda: [each["event"] for each in logged].count("queue consumed") == 2)
+    assert [each["reason"] for each in logged if each["event"] == "queue is another one"] == list(unlike)
+
+
+def test_queues_that_exist_as_operations_made_them_are_told_by_nobody(broker_url, operator):
+    for name in ("q", "q.dead"):
+        operator.queue_declare(name, durable=True, arguments={"x-queue-type": "classic"})
+    assert probe(settings(broker_url), [QueueTopology("q", passive=True)]).unlike == ()
+
+
 def test_a_retry_queue_of_another_kind_is_an_error_that_names_both_sides(broker, broker_url, operator):
     _, retry, _ = QueueTopology("q", retry_delays=(5,)).queues()
     made = dict(retry.arguments)

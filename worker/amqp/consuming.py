@@ -94,6 +94,7 @@ class Consumption:
         self._cancelled = False
         self._idle = threading.Event()
         self._log = log.get_logger().bind(queue=topology.queue)
+        self._unlike: tuple[str, ...] = ()
         self.begun = threading.Event()  # set while it consumes
         self.reason = "not connected yet"  # why it does not
 
@@ -106,7 +107,7 @@ class Consumption:
 
     def _begin(self, wire: Wire) -> Steps:
         generation = self._generation
-        yield from declaring.declare(wire, self.topology)
+        self._tell((yield from declaring.declare(wire, self.topology)).unlike)
         channel = yield wire.channel(lambda error: self._failed(error, generation))
         intake = Intake(self._loop, channel, self.topology, generation, self._receive)
         yield channel.prefetch(self._prefetch)
@@ -121,6 +122,12 @@ class Consumption:
         self._log.info("queue consumed", prefetch=self._prefetch)
         if self._cancelled:
             self._stop()
+
+    def _tell(self, unlike: tuple[str, ...]) -> None:
+        for what in unlike:
+            if what not in self._unlike:
+                self._log.warning("queue is another one", reason=what)
+        self._unlike = unlike
 
     def _stopped_by_broker(self) -> None:
         """The queue was deleted, or its node is gone: what came from it is lost to this channel."""

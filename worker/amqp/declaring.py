@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from worker.amqp.losses import Declined
 from worker.amqp.steps import Step
-from worker.amqp.topology import Queue, Topology, mismatch
+from worker.amqp.topology import Queue, Topology, difference, mismatch
 from worker.amqp.wire import Channel, Wire
 from worker.errors import ConfigError, Problem
 
 NOT_FOUND = 404
 MISMATCH = 406
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The names of queues that are missing, and a sentence for each that is unlike what the worker would declare."""
+
+    missing: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
 
 
 class _Channels:
@@ -39,20 +48,19 @@ class _Channels:
             self._channel.close()
 
 
-def declare(wire: Wire, topology: Topology) -> Generator[Step, Any, None]:
+def declare(wire: Wire, topology: Topology) -> Generator[Step, Any, Seen]:
     """Declare what is missing, and take what exists as it is; raises ``ConfigError`` where that will not do."""
-    yield from _ensure(wire, topology, only_look=False)
+    return (yield from _ensure(wire, topology, only_look=False))
 
 
-def look(wire: Wire, topology: Topology) -> Generator[Step, Any, tuple[str, ...]]:
-    """The queues that are missing; raises ``ConfigError`` for those that will not do. Declares nothing."""
-    missing = yield from _ensure(wire, topology, only_look=True)
-    return missing
+def look(wire: Wire, topology: Topology) -> Generator[Step, Any, Seen]:
+    """See which queues are there; raises ``ConfigError`` for those that will not do. Declares nothing."""
+    return (yield from _ensure(wire, topology, only_look=True))
 
 
-def _ensure(wire: Wire, topology: Topology, *, only_look: bool) -> Generator[Step, Any, tuple[str, ...]]:
+def _ensure(wire: Wire, topology: Topology, *, only_look: bool) -> Generator[Step, Any, Seen]:
     channels = _Channels(wire, lambda _: None)
-    missing = []
+    missing, unlike = [], []
     for queue in topology.queues():
         no = yield from channels.declare(queue, passive=True)
         if no and no.code != NOT_FOUND:
@@ -61,10 +69,12 @@ def _ensure(wire: Wire, topology: Topology, *, only_look: bool) -> Generator[Ste
             raise _wrong(queue, 'the queue is not there; declare it, or leave declare = "passive" out')
         if no and only_look:
             missing.append(queue.name)
-        elif no or (queue.exact and not topology.passive):
+        elif no:
             yield from _declare(channels, queue)
+        elif not topology.passive and (what := (yield from _compare(channels, queue))):
+            unlike.append(what)
     channels.close()
-    return tuple(missing)
+    return Seen(tuple(missing), tuple(unlike))
 
 
 def _declare(channels: _Channels, queue: Queue) -> Generator[Step, Any, None]:
@@ -73,6 +83,15 @@ def _declare(channels: _Channels, queue: Queue) -> Generator[Step, Any, None]:
         raise _wrong(queue, mismatch(queue, no.said))
     if no and no.code != MISMATCH:  # else somebody else was faster, and it exists as it is
         raise _wrong(queue, f"the broker says: {no.said}")
+
+
+def _compare(channels: _Channels, queue: Queue) -> Generator[Step, Any, str]:
+    """How a queue that exists is unlike what would be declared, which leaves it as it is."""
+    if queue.exact:
+        yield from _declare(channels, queue)
+        return ""
+    no = yield from channels.declare(queue, passive=False)  # what else is not allowed to this user is no matter
+    return difference(queue, no.said) if no and no.code == MISMATCH else ""
 
 
 def _wrong(queue: Queue, what: str) -> ConfigError:

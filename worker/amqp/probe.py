@@ -20,11 +20,12 @@ PROBE_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What answers at which address, and which queues are not there yet."""
+    """What answers at which address, which queues are not there yet, and how others are unlike those of the worker."""
 
     product: str
     address: str
     missing: tuple[str, ...]
+    unlike: tuple[str, ...]
 
 
 class _Probe:
@@ -36,7 +37,7 @@ class _Probe:
         self._address = address
         self._topologies = topologies
         self._loop = Loop()
-        self._missing: list[str] = []
+        self._seen: list[declaring.Seen] = []
         self._end: Exception | None = TimeoutError("no answer in time")
         self._wire = Wire(
             self._loop,
@@ -54,7 +55,9 @@ class _Probe:
         self._loop.close()
         if self._end:
             raise self._end
-        return Found(self._product, str(self._address), tuple(self._missing))
+        missing = tuple(name for seen in self._seen for name in seen.missing)
+        unlike = tuple(what for seen in self._seen for what in seen.unlike)
+        return Found(self._product, str(self._address), missing, unlike)
 
     def _opened(self) -> None:
         self._product = self._wire.product
@@ -62,7 +65,7 @@ class _Probe:
 
     def _look(self) -> Steps:
         for topology in self._topologies:
-            self._missing += yield from declaring.look(self._wire, topology)
+            self._seen.append((yield from declaring.look(self._wire, topology)))
 
     def _finish(self, error: Exception | None) -> None:
         self._end = error

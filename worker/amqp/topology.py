@@ -99,12 +99,21 @@ def _led_to(queue: str) -> dict[str, Any]:
 
 def mismatch(queue: Queue, said: str) -> str:
     """A sentence for a broker's PRECONDITION_FAILED to a declaration: what it has, and what the worker declares."""
-    advice = 'delete it, or declare it yourself and set declare = "passive"'
+    return f'{_both_sides(queue, said)}; delete it, or declare it yourself and set declare = "passive"'
+
+
+def difference(queue: Queue, said: str) -> str:
+    """The same for a queue that is taken as it is."""
+    advice = 'delete it once it is empty, or set declare = "passive" if it is meant so'
+    return f"{_both_sides(queue, said)}; it is taken as it is: {advice}"
+
+
+def _both_sides(queue: Queue, said: str) -> str:
     found = _MISMATCH.search(said)
     if not found:
-        return f"the queue {queue.name} exists, but with other arguments; {advice}"
+        return f"the queue {queue.name} exists, but with other arguments"
     theirs, ours = (_value(found[side]) for side in ("theirs", "ours"))
-    return f"the broker's queue {queue.name} has {found['name']} {theirs}, and the worker declares {ours}; {advice}"
+    return f"the broker's queue {queue.name} has {found['name']} {theirs}, and the worker declares {ours}"
 
 
 def _value(said: str) -> str:

@@ -53,7 +53,7 @@ def check(config: Path | None) -> Iterator[Check]:
     yield from _folders(project.settings)
     yield from _connections(project.settings)
     if project.settings.amqp:
-        yield _broker(project.settings.amqp, project.jobs.enabled)
+        yield from _broker(project.settings.amqp, project.jobs.enabled)
 
 
 def _folders(settings: Settings) -> Iterator[Check]:
@@ -103,17 +103,21 @@ def _connections(settings: Settings) -> Iterator[Check]:
             yield _backend(name, settings, credentials)
 
 
-def _broker(settings: AmqpSettings, jobs: Iterable[Job[..., Any]]) -> Check:
+def _broker(settings: AmqpSettings, jobs: Iterable[Job[..., Any]]) -> Iterator[Check]:
     topologies = [Consumed.of(job, threads=1, max_body=1, clock=time.time).topology for job in jobs if job.queue]
     try:
         found = probe(settings, topologies)
     except WorkerError as error:
-        return Check("broker", "amqp", ok=False, detail=error.detail)
+        yield Check("broker", "amqp", ok=False, detail=error.detail)
+        return
     where = f"{found.product} at {found.address}"
     if waited_for := sorted({each.queue for each in topologies if each.passive} & set(found.missing)):
-        return Check("broker", "amqp", ok=False, detail=f"{where} has no queue {', '.join(waited_for)}; declare it")
+        yield Check("broker", "amqp", ok=False, detail=f"{where} has no queue {', '.join(waited_for)}; declare it")
+        return
     made = f"; `longshore run` will declare {', '.join(found.missing)}" if found.missing else ""
-    return Check("broker", "amqp", ok=True, detail=where + made)
+    yield Check("broker", "amqp", ok=True, detail=where + made)
+    for what in found.unlike:
+        yield Check("broker", "warning", ok=True, detail=what)
 
 
 def _orphans(ledger: Ledger, settings: Settings) -> Iterator[Check]:
