@@ -81,9 +81,9 @@ def _numbers(field: _Field, item: str) -> range:
     if not found:
         raise ValueError(f"{item!r} is no {field.name}; write *, a number, a range such as 1-5, or a step such as */5")
     _, first, last, step = found.groups()
+    low = field.number(first) if first else field.low
     if first and step and not last:
         raise ValueError(f"{item!r} has a step without a range; write {first}-{field.high}/{step}")
-    low = field.number(first) if first else field.low
     high = field.number(last) if last else low if first else field.high
     if high < low:
         raise ValueError(f"{item!r} goes backwards; write two ranges: {first}-{field.high},{field.low}-{last}")

@@ -78,6 +78,8 @@ def test_an_hour_that_is_named_is_not_every_hour():
         ("1.5 * * * *", "'1.5' is no minute"),
         ("1,,2 * * * *", "'' is no minute"),
         ("5/15 * * * *", "has a step without a range; write 5-59/15"),
+        ("60/5 * * * *", "'60' is no minute; write 0 to 59"),
+        ("SUN/2 * * * *", "'SUN' is no minute"),
         ("*/0 * * * *", "the step of '*/0' must be from 1 to 59"),
         ("0 22-2 * * *", "goes backwards; write two ranges: 22-23,0-2"),
         ("0 0 30 2 *", "no such day comes in any of its months"),
