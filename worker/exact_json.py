@@ -76,13 +76,33 @@ def dumps(value: Any, *, indent: bool = False) -> bytes:
     return orjson.dumps(value, default=_plain, option=options)
 
 
+def of_model(model: BaseModel) -> dict[str, Any]:
+    """A model as the dict that is its JSON; decimals of which a FHIR model makes floats stay as they were read.
+
+    FHIR gives a meaning to their digits (https://hl7.org/fhir/R4/datatypes.html#decimal).
+    """
+    plain: dict[str, Any] = _with_decimals(model, model.model_dump(mode="json", exclude_none=True))
+    return plain
+
+
+def _with_decimals(value: Any, plain: Any) -> Any:
+    if isinstance(value, Decimal) and type(plain) is float:
+        return value
+    if isinstance(value, BaseModel) and type(plain) is dict:
+        names = {field.alias or name: name for name, field in type(value).model_fields.items()}
+        return {key: _with_decimals(getattr(value, names.get(key) or key, None), each) for key, each in plain.items()}
+    if isinstance(value, list | tuple) and type(plain) is list and len(value) == len(plain):
+        return list(map(_with_decimals, value, plain))
+    return plain
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise TypeError(f"{value} is not a JSON number")
         return orjson.Fragment(str(value))
     if isinstance(value, BaseModel):
-        return orjson.Fragment(value.model_dump_json(exclude_none=True))
+        return of_model(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from fhir.resources.R4B.observation import Observation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -107,3 +108,23 @@ def test_what_has_no_json_form_is_a_type_error(value):
 )
 def test_every_value_comes_back_equal(value):
     assert exact_json.loads(exact_json.dumps(value)) == value
+
+
+def test_a_fhir_models_decimals_are_written_with_all_their_digits():
+    text = (
+        b'{"resourceType":"Observation","contained":[{"resourceType":"Observation","id":"c","status":"final",'
+        b'"code":{"text":"z"},"valueQuantity":{"value":2.50}}],"status":"final","_status":{"id":"s"},'
+        b'"code":{"text":"x"},"valueQuantity":{"value":1.10},"component":[{"code":{"text":"y"},'
+        b'"valueQuantity":{"value":12345678901234.5678901}},{"code":{"text":"y"},"valueInteger":1}]}'
+    )
+    assert exact_json.dumps(Observation.model_validate(exact_json.loads(text))) == text
+
+
+def test_another_models_decimals_are_written_as_pydantic_does_it():
+    class Price(BaseModel):
+        amount: Decimal
+        rates: list[Decimal | None]
+        note: str | None = None
+
+    price = Price(amount=Decimal("1.10"), rates=[Decimal("2.0"), None])
+    assert exact_json.dumps(price) == b'{"amount":"1.10","rates":["2.0",null]}'

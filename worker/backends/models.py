@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from worker import exact_json
+
 # The top level of fhir.resources is R5. Its R4B models read R4: 100 % of Synthea's R4 resources, R5's read 26 %.
 _PACKAGES = {
     "R4": "fhir.resources.R4B",
@@ -74,8 +76,8 @@ def parse(model: type[Any], resource: Mapping[str, Any]) -> Any:
 
 
 def as_dict(resource: Any) -> Any:
-    """A model as the dict that would be its JSON; anything else as it is. Models keep numbers as floats."""
-    return resource.model_dump(mode="json") if isinstance(resource, BaseModel) else resource
+    """A model as the dict that would be its JSON; anything else as it is."""
+    return exact_json.of_model(resource) if isinstance(resource, BaseModel) else resource
 
 
 def _texts(error: ValidationError) -> list[str]:
