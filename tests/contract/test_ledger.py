@@ -243,6 +243,22 @@ def test_what_was_put_back_waits_for_its_time(ledger, other, clock):
     assert len(take(other)) == 1
 
 
+def test_a_clock_that_is_put_back_holds_nothing_up_for_as_long(ledger, other, clock):
+    waiting = begun(ledger, "waiting.csv")
+    ledger.put_back(waiting, None, Paused("later"), hold_off=4)
+    left_behind = begun(ledger, "left-behind.csv")
+    clock.now -= 86_400
+    assert {entry.id for entry in take(other)} == {waiting.id, left_behind.id}
+
+
+def test_a_wait_of_any_length_ends_after_an_hour_and_not_before(ledger, other, clock):
+    ledger.put_back(begun(ledger), None, Paused("later"), hold_off=1e6)
+    clock.now += 3599
+    assert take(other) == []
+    clock.now += 2
+    assert len(take(other)) == 1
+
+
 def test_an_error_of_a_library_is_kept_without_its_words(ledger):
     entry = begun(ledger)
     ledger.put_back(entry, None, ValueError("Ann Smith"), hold_off=0)

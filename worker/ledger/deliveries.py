@@ -15,7 +15,7 @@ from worker.ledger.changes import Changes, of
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.messages import Messages
-from worker.ledger.pauses import Pauses
+from worker.ledger.pauses import LONGEST, Pauses
 from worker.ledger.schedules import Schedules, out_of_turn
 from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
@@ -90,13 +90,18 @@ class Ledger:
             owners = connection.scalars(sa.select(table.c.owner).where(open_ones).distinct()).all()
         free: sa.ColumnElement[bool] = table.c.owner.in_(["", *(owner for owner in owners if owner and gone(owner))])
         if self._database.steady_for >= self._lease:  # else whoever was silent had perhaps no ledger to talk to
-            free |= table.c.lease_until < self._database.now
-        statement = sa.select(table).where(open_ones, table.c.not_before <= self._database.now, free)
+            free |= self._is_over(table.c.lease_until)
+        statement = sa.select(table).where(open_ones, self._is_over(table.c.not_before), free)
         if "schedule" in triggers:
             statement = statement.where(table.c.state.in_(["done", "failed"]) | ~out_of_turn())
         with self._database.read() as connection:
             due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
         return [taken for row in due if (taken := self._take_over(Entry(*row)))]
+
+    def _is_over(self, until: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+        """That time has come, or lies so far ahead that only a clock that has been put back since can have set it."""
+        now = self._database.now
+        return (until <= now) | (until > now + LONGEST)
 
     def _take_over(self, entry: Entry) -> Entry | None:
         try:
@@ -165,7 +170,7 @@ class Ledger:
 
     def put_back(self, entry: Entry, delivery: Delivery | None, error: Exception, *, hold_off: float) -> None:
         """Let go of a delivery, to be taken again, by whoever comes first, in ``hold_off`` seconds."""
-        values = {"state": "waiting", "hold_off": hold_off, **_why(error), **_how_far(delivery)}
+        values = {"state": "waiting", "hold_off": min(hold_off, LONGEST), **_why(error), **_how_far(delivery)}
         with self._write() as connection:
             waiting = _change(connection, self._changes.let_go, entry, **values)
             if delivery:  # else it was not even opened, and no attempt began
@@ -182,7 +187,7 @@ class Ledger:
 
     def hold(self, entry: Entry, *, detail: str, hold_off: float) -> None:
         """The end stands, but the source could not be put away yet: let somebody try again later."""
-        self._change(self._changes.let_go, entry, detail=detail, hold_off=hold_off)
+        self._change(self._changes.let_go, entry, detail=detail, hold_off=min(hold_off, LONGEST))
 
     def reopen(self, entry: Entry) -> bool:
         """Put a failed delivery back among the waiting; False if it is not failed any more."""

@@ -9,7 +9,8 @@ from worker.ledger.schema import pause_table as table
 from worker.records import Pause
 
 LONGEST = 3600.0
-"""Seconds; a pause that seems to last for longer tells that the database's clock was put back, and does not count."""
+"""Seconds; a pause, a wait or a lease that seems to last for longer tells that the database's clock was put back, and
+does not count. The settings allow no longer lease."""
 
 
 class Pauses:
