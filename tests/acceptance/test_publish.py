@@ -22,7 +22,7 @@ def queue_project(tmp_path, broker_url):
 
 
 @contextmanager
-def answering(broker_url, kind="result", encode=lambda body: (body, ""), times=1):
+def answering(broker_url, kind="result", encode=lambda body: (body, ""), times=1, **reply_properties):
     """Whoever asks on the queue q gets the request back."""
     with connected(broker_url) as broker:
 
@@ -30,6 +30,7 @@ def answering(broker_url, kind="result", encode=lambda body: (body, ""), times=1
             for message in messages:
                 body, encoding = encode(message.body)
                 properties = {"correlation_id": message.message_id, "type": kind, "content_encoding": encoding}
+                properties |= reply_properties
                 reply = Outgoing(message.reply_to, body, f"{message.message_id}-reply", **properties)
                 for _ in range(times - 1):
                     broker.publish(reply, lambda _: None)
@@ -81,6 +82,23 @@ def test_a_rejection_is_printed_and_exits_with_1(longshore, queue_project, broke
     assert (json.loads(done.stdout)["type"], json.loads(done.stdout)["reply"]) == ("rejected", REQUEST)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "headers", "code"),
+    [
+        ("rows.json", '{"results": [{"id": 1}], "rejected": [{"row": 2}], "skipped": 0}', {}, 1),
+        ("rows.json", '{"results": [{"id": 1}], "rejected": [], "skipped": 1}', {}, 0),
+        ("rows.csv", "id\n1\n", {"x-longshore-rejected": 2}, 1),
+        ("rows.csv", "id\n1\n", {"x-longshore-rejected": 0}, 0),
+    ],
+)
+def test_a_reply_with_rejected_rows_exits_with_1(longshore, queue_project, broker_url, name, content, headers, code):
+    (queue_project / name).write_text(content)
+    kind = "application/json" if name.endswith("json") else "text/csv"
+    with answering(broker_url, kind="results", content_type=kind, headers=headers):
+        done = longshore("publish", "q", name, "--wait", cwd=queue_project)
+    assert (done.returncode, done.stdout.strip()) == (code, content.strip())
+
+
 def test_standard_input_is_sent_as_json(queue_project, broker_url):
     with connected(broker_url) as broker:
         requests = inbox(broker)
@@ -95,7 +113,8 @@ def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broke
         inbox(broker).consumption.cancel()
     wrong = {
         ("nowhere", "client.json"): (1, "there is no queue named nowhere; `longshore run` declares those of its jobs"),
-        ("q", "client.json", "--wait", "--timeout", "0.5"): (1, "nothing came back for 0.5 s; what was sent waits"),
+        ("q", "client.json", "--wait", "--timeout", "0.5"): (1, "nothing came back for 0.5 s; what was sent"),
+        ("q", "client.json", "--wait", "--timeout", "0.6"): (1, "or is a dead letter by now, in q.dead"),
         ("q", "client.xml"): (2, "client.xml: its name must end in .json or .csv"),
         ("q", "missing.json"): (2, "missing.json: cannot be read: No such file or directory"),
     }
@@ -109,7 +128,7 @@ def test_a_broker_that_does_not_answer_is_named_without_its_password(longshore, 
     (queue_project / "longshore.toml").write_text('[amqp]\nurl = "amqp://longshore:hunter2@127.0.0.1:1/"\n')
     done = longshore("publish", "q", "client.json", cwd=queue_project)
     assert done.returncode == 1
-    assert "no broker answers (127.0.0.1:1: Connection refused); start it, or" in done.stderr
+    assert "no broker answers (127.0.0.1:1: Connection refused); start it, or correct [amqp] url" in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
     (queue_project / "longshore.toml").write_text("")
     assert longshore("publish", "q", "client.json", cwd=queue_project).returncode == 2

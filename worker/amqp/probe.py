@@ -90,4 +90,4 @@ def probe(settings: AmqpSettings, topologies: Iterable[Topology] = (), *, patien
             raise
         except Exception as error:  # noqa: BLE001 - the next one may answer
             reasons.append(f"{address}: {said(error)}")
-    raise Unavailable("amqp", f"no broker answers ({'; '.join(reasons)}); start it, or write its address in [amqp] url")
+    raise Unavailable("amqp", f"no broker answers ({'; '.join(reasons)}); start it, or correct [amqp] url")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker import exact_json
 from worker.commands.arguments import FAILED, Config, Json, load_settings, misused
 from worker.errors import Unavailable
 
@@ -48,7 +49,7 @@ def publish(
     rejected = 0
     with _connected(settings.amqp) as broker, screens.counting(count, shown=_is_watched(json, count)) as counted:
         for reply in _Exchange(broker, request, timeout).send(count, counted):
-            rejected += reply.type == "rejected"
+            rejected += _has_rejected(reply)
             _show(reply, json=json)
     if not wait:
         _say_sent(queue, count, json=json)
@@ -165,7 +166,9 @@ class _Exchange:
         state = self._broker.state
         if state.blocked or not state.up:
             return f"the broker has taken nothing for {self._timeout:g} s: {state.blocked or state.reason}"
-        return f"nothing came back for {self._timeout:g} s; what was sent waits in its queue for a worker"
+        queue = self._request.routing_key
+        where = f"waits in {queue} for a worker, or is a dead letter by now, in {queue}.dead, whose headers say why"
+        return f"nothing came back for {self._timeout:g} s; what was sent {where}"
 
 
 def _say_sent(queue: str, count: int, *, json: bool) -> None:
@@ -189,6 +192,16 @@ def _show(reply: Message, *, json: bool) -> None:
         screens.say_json({"correlation_id": reply.correlation_id, "type": reply.type, "reply": text})
     else:
         typer.echo(text)
+
+
+def _has_rejected(reply: Message) -> bool:
+    """Whether any row was: the type says it of one row, the body of an array's, the headers of a table's."""
+    if reply.type != "results" or reply.content_type != "application/json":
+        return reply.type == "rejected" or bool(reply.headers.get("x-longshore-rejected"))
+    try:
+        return bool(exact_json.loads(_unpacked(reply))["rejected"])
+    except (ValueError, LookupError, TypeError):
+        return False  # it is of another worker than ours
 
 
 def _unpacked(reply: Message) -> bytes:
