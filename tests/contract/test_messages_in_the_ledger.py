@@ -157,3 +157,21 @@ def test_messages_stand_beside_the_other_deliveries(say, ledger, clock):
     say(notes=[failed()])
     assert ledger.get(standing.delivery).detail == "it is empty"
     assert ledger.counts() == {"waiting": 1, "running": 0, "done": 0, "failed": 1}
+
+
+def test_what_came_without_an_id_and_was_left_behind_is_found_by_its_body(say, opened, other, ledger):
+    """Not what still runs, has ended, waits, has an id of its own, or was sent again under the made-up one."""
+    dead = opened("dead")
+    for key in ("left", "done", "waits", "again"):
+        say(claim(key, delivery=key), by=dead)
+    say(claim("other body", sha256="cd" * 32, delivery="other body"), claim("named"), by=dead)
+    say(notes=[done("done"), waiting("waits"), waiting("again")], by=dead)
+    say(claim("again"), by=dead)
+    say(claim("alive", delivery="alive"), by=other)
+
+    def left():
+        return ledger.messages.left_behind("orders", "ab" * 32, lambda owner: owner == "dead")
+
+    assert left() == ["left"]
+    assert say(claim("left", alone=True, redelivered=True), gone=["dead"]).deaths == 1
+    assert left() == []

@@ -147,10 +147,11 @@ def test_a_message_is_given_up_after_max_attempts_where_the_job_says_so(tmp_path
     assert json.loads(body) == {"client": "1"}
 
 
-def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, orders):
+@pytest.mark.parametrize("named_by", ["message_id", "correlation_id"])
+def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, orders, named_by):
     project = worker(options="max_attempts=2")
     innocent = clients(30)
-    asker.ask(*innocent[:15], {"client": "poison"}, *innocent[15:])
+    asker.ask(*innocent[:15], {"client": "poison"}, *innocent[15:], named_by=named_by)
     asker.asked.discard("request-15")
     deaths = 0
     while not deaths or not asker.all_answered() or not asker.length("orders.dead"):
@@ -162,6 +163,7 @@ def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, o
     assert json.loads(body) == {"client": "poison"}
     assert "died 2 times" in properties.headers["x-longshore-detail"]
     assert deaths == 2
+    assert {entry.state for entry in project.entries()} == {"done", "failed"}
     asker.check()
     check_calls(orders, repeated=THREADS * deaths)
 

@@ -592,3 +592,41 @@ def test_a_bug_of_the_ledger_loses_no_end(hire, twin, monkeypatch):
     worker.turn()
     assert [reply for _, reply in worker.replies] == [{"n": 1}, {"n": 2}]
     assert twin.unsettled("orders") == 0
+
+
+def test_a_message_without_an_id_that_kills_its_workers_is_known_by_its_body_and_given_up(hire, twin):
+    """Another one with that body, which nobody died of, is run all the same."""
+    dead = []
+    for number in range(5):
+        worker = hire(owner=str(number), gone=list(dead))
+        if not dead:
+            worker.ask({"n": 1}, "")
+        worker.hands.hold()
+        worker.turn(5)
+        assert len(worker.hands.held) == 1
+        dead.append(str(number))
+        twin.cut("orders")
+    heir = hire(owner="heir", gone=dead)
+    heir.ask({"n": 1}, "")
+    heir.turn(5)
+    assert heir.dead == ["DeliveryError"]
+    assert "died 5 times" in twin.published["orders.dead"][0].headers["x-longshore-detail"]
+    assert heir.ran == [{"n": 1}]
+    assert (heir.ledger.counts()["running"], twin.unsettled("orders")) == (0, 0)
+
+
+def test_a_message_without_an_id_waits_for_the_ledger_that_tells_who_died_of_it(hire, twin, monkeypatch):
+    worker = hire()
+    ask = worker.ledger.messages.left_behind
+
+    def away(*_):
+        raise Paused("the ledger cannot be used: it is locked")
+
+    monkeypatch.setattr(worker.ledger.messages, "left_behind", away)
+    twin.queues["orders"].append(({"body": b'{"n": 1}', "reply_to": "replies"}, True))
+    worker.turn()
+    assert (worker.ran, twin.unsettled("orders")) == ([], 1)
+    monkeypatch.setattr(worker.ledger.messages, "left_behind", ask)
+    worker.later(10)
+    worker.turn()
+    assert (worker.ran, twin.unsettled("orders")) == ([{"n": 1}], 0)

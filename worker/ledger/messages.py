@@ -124,6 +124,10 @@ class Messages:
         late, stale = (table.c.lease_until < now).label("late"), (table.c.expires < now).label("stale")
         keys = table.c.key.in_(sa.bindparam("keys", expanding=True))
         self._find = sa.select(table, late, stale).where(table.c.queue == sa.bindparam("this_queue"), keys)
+        nameless = (table.c.key == table.c.delivery) & (table.c.attempts == table.c.deaths + 1)  # not tried again
+        others = nameless & (table.c.state == "running") & (table.c.owner != owner)
+        alike = (table.c.queue == sa.bindparam("this_queue")) & (table.c.sha256 == sa.bindparam("body"))
+        self._left = sa.select(table.c.key, table.c.owner, late).where(others & alike).order_by(table.c.created)
         old = sa.select(table.c.queue, table.c.key).where(table.c.state != "running", table.c.expires < now)
         self._forget = sa.delete(table).where(sa.tuple_(table.c.queue, table.c.key).in_(old.limit(PRUNED)))
 
@@ -179,8 +183,7 @@ class Messages:
         if row.sha256 != claim.sha256 and not old:
             return Standing("conflict", row.delivery)
         if row.state == "running" and row.owner != self._owner:
-            left = gone(row.owner) or (row.late and self._database.steady_for >= self._steady)
-            if not left:
+            if not self._is_left(row, gone):
                 return Standing("busy", row.delivery)
             if not claim.alone:
                 return _standing("suspect", row)
@@ -189,6 +192,9 @@ class Messages:
             return _standing(row.state, row)
         return self._take_over(connection, claim, row, deaths=0 if row.state in ("done", "failed") else row.deaths)
 
+    def _is_left(self, row: Any, gone: Callable[[str], bool]) -> bool:
+        return gone(row.owner) or (row.late and self._database.steady_for >= self._steady)
+
     def _take_over(self, connection: sa.Connection, claim: Claim, row: Any, *, deaths: int) -> Standing:
         """Run a message again that waited, was left behind, or failed and was sent anew."""
         values = {"sha256": claim.sha256, "bytes": claim.bytes, "deaths": deaths, "reply": None}
@@ -196,6 +202,14 @@ class Messages:
         if not connection.execute(self._take, {**values, **seen}).rowcount:
             return Standing("busy", row.delivery)
         return Standing("ours", row.delivery, row.attempts + 1, deaths)
+
+    def left_behind(self, queue: str, sha256: str, gone: Callable[[str], bool]) -> list[str]:
+        """The keys of messages with that body which were claimed under their delivery's id, as they came without one,
+        and which workers that are gone were at; the oldest first.
+        """
+        with self._database.read() as connection:
+            rows = connection.execute(self._left, {"this_queue": queue, "body": sha256}).all()
+        return [row.key for row in rows if self._is_left(row, gone)]
 
     def heartbeat(self) -> None:
         """Renew the leases of all that this worker is at."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from worker import exact_json, log
 from worker.amqp import Broker, Consumption, Message, Outgoing, Sent
-from worker.errors import DeliveryError, LostLease, Stopping, sentence
+from worker.errors import DeliveryError, LostLease, Paused, Stopping, sentence
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
@@ -62,7 +62,7 @@ class Queue:
         self._work = work
         self._clock = clock
         self._desk = Desk(ledger, self, gone, lease=lease, clock=clock)
-        self._nameless = Nameless()
+        self._nameless = Nameless(lambda queue, sha256: ledger.left_behind(queue, sha256, gone))
         self._consumptions: list[Consumption] = []
         self._last_arrival = clock()
         self._publishing = _Count()
@@ -116,7 +116,11 @@ class Queue:
             self._bury(request, message, fault, fault.detail)
             return None
         if not message.message_id:
-            request.key = self._nameless.key(request)
+            try:
+                request.key = self._nameless.key(request)
+            except Paused:
+                self._desk.give_back_later([message])
+                return None
         if consumed.again.is_early(message):
             self._send_then_ack(request, message, consumed.again.turn(message, request.key))
             return None
