@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import hashlib
 import os
 import shutil
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NAME_BYTES = 220  # leaves room for what is added to a name: ids, .manifest.json, .part
+_LONGEST_NAME = 255  # bytes, of the file systems that there are
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
@@ -110,7 +112,11 @@ def hidden(target: Path, by: str = "") -> Path:
 
     ``by`` keeps apart those that may want one name at the same time.
     """
-    return target.with_name(f".{target.name}.{by}.part" if by else f".{target.name}.part")
+    end = f".{by}.part" if by else ".part"
+    name = f".{target.name}{end}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:  # the target's own name may leave no room
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}{end}"
+    return target.with_name(name)
 
 
 def publish(target: Path, by: str = "") -> None:

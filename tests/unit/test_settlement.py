@@ -80,6 +80,18 @@ def test_one_that_may_not_be_done_fails(worker):
     assert worker.entry(delivery).state == "failed"
 
 
+def test_the_longest_name_that_is_taken_in_can_fail_twice(worker):
+    name = "n" * (files.NAME_BYTES - len(".csv")) + ".csv"
+    first, second = failed(worker, name=name), failed(worker, name=name, content=OTHER)
+    again = files.with_id(name, second.id)
+    assert worker.files == sorted(
+        (f"failed/{name}", f"failed/{name}.error.json", f"failed/{again}", f"failed/{again}.error.json")
+    )
+    assert json.loads(read(worker, f"failed/{again}.error.json"))["delivery"] == second.id
+    assert worker.entry(first).put_away
+    assert worker.entry(second).put_away
+
+
 def test_a_name_that_is_taken_in_failed_gets_the_id_and_so_does_its_reason(worker):
     first, second = failed(worker), failed(worker, content=OTHER)
     assert worker.files == [
