@@ -143,7 +143,7 @@ def test_a_message_is_given_up_after_max_attempts_where_the_job_says_so(tmp_path
     with project.running() as process:
         wait_for(lambda: asker.length("orders.dead"), process)
     ((_, properties, body),) = asker.drain("orders.dead")
-    assert properties.headers["x-longshore-error"] in ("Unavailable", "LeftAlone")
+    assert properties.headers["x-longshore-error"] == "Unavailable"
     assert json.loads(body) == {"client": "1"}
 
 

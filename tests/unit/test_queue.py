@@ -630,3 +630,25 @@ def test_a_message_without_an_id_waits_for_the_ledger_that_tells_who_died_of_it(
     worker.later(10)
     worker.turn()
     assert (worker.ran, twin.unsettled("orders")) == ([{"n": 1}], 0)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_a_single_crash_met_is_run_alone_however_few_tries_the_job_gives(hire, twin, most):
+    first = hire(owner="first", max_attempts=most)
+    first.hands.hold()
+    for n in range(3):
+        first.ask({"n": n}, str(n))
+    first.turn()
+    twin.cut("orders")
+    heir = hire(owner="heir", gone=["first"], max_attempts=most)
+    heir.turn(8)
+    assert (heir.dead, len(heir.replies)) == ([], 3)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_backend_that_was_left_alone_is_no_try(hire, twin, most):
+    worker = hire(act=raising(LeftAlone("billing", "down", retry_after=3)), max_attempts=most)
+    worker.ask({"n": 1}, headers={letters.ATTEMPTS: most - 1})
+    worker.turn()
+    assert worker.dead == []
+    assert [copy.headers[letters.ATTEMPTS] for copy in twin.published["orders.retry.4"]] == [most - 1]

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from worker import exact_json, log
 from worker.amqp import Broker, Consumption, Message, Outgoing, Sent
-from worker.errors import DeliveryError, LostLease, Paused, Stopping, sentence
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, sentence
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
@@ -148,7 +148,7 @@ class Queue:
 
     @staticmethod
     def _most_deaths(request: Request) -> int:
-        return request.consumed.job.max_attempts or DEATHS
+        return max(request.consumed.job.max_attempts or DEATHS, 2)  # the first is one of all that ran: none was alone
 
     @staticmethod
     def _is_small(request: Request) -> bool:
@@ -172,15 +172,16 @@ class Queue:
             if isinstance(error, Stopping | LostLease):
                 note = request.note(delivery, end="waiting")
                 self._desk.end(request, note, partial(_give_back, request))
-            elif isinstance(error, DeliveryError) or self._is_enough(request):
+            elif isinstance(error, DeliveryError) or self._is_enough(request, error):
                 self._fail(request, delivery, error)
             else:
                 self._try_again(request, delivery, error)
 
     @staticmethod
-    def _is_enough(request: Request) -> bool:
+    def _is_enough(request: Request, error: Exception) -> bool:
         most = request.consumed.job.max_attempts
-        return most is not None and request.message.attempts + 1 >= most
+        tried = not isinstance(error, LeftAlone)
+        return most is not None and tried and request.message.attempts + 1 >= most
 
     def _finish(self, request: Request, delivery: Delivery | None) -> None:
         reply = delivery.reply if delivery else None
