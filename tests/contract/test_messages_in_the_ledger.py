@@ -175,3 +175,14 @@ def test_what_came_without_an_id_and_was_left_behind_is_found_by_its_body(say, o
     assert left() == ["left"]
     assert say(claim("left", alone=True, redelivered=True), gone=["dead"]).deaths == 1
     assert left() == []
+
+
+def test_what_a_dead_worker_left_behind_for_good_is_forgotten_and_what_a_living_one_is_at_is_not(
+    say, opened, other, clock, ledger
+):
+    say(claim("left"), by=opened("dead"))
+    say(claim("long"), by=other)
+    clock.now += DAY + 100
+    other.messages.heartbeat()
+    assert ledger.messages.prune() == 1
+    assert [entry.owner for entry in ledger.entries(limit=9)] == ["other"]

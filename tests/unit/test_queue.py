@@ -10,7 +10,7 @@ from worker.amqp import Sent
 from worker.declare import job
 from worker.errors import DeliveryError, LeftAlone, Paused, Reject, ServerFault, Stopping, Unavailable
 from worker.jobs import Jobs
-from worker.ledger import Ledger
+from worker.ledger import PRUNED, Ledger
 from worker.outputs.reply import Replies
 from worker.pool import Pool
 from worker.runner import Runner
@@ -652,3 +652,14 @@ def test_a_backend_that_was_left_alone_is_no_try(hire, twin, most):
     worker.turn()
     assert worker.dead == []
     assert [copy.headers[letters.ATTEMPTS] for copy in twin.published["orders.retry.4"]] == [most - 1]
+
+
+def test_the_ledger_forgets_as_fast_as_messages_come(hire, monkeypatch):
+    """Each turn forgets some, until there is nothing left that is old enough."""
+    pruned = [PRUNED, PRUNED, 1, 0]
+    worker = hire()
+    left = list(pruned)
+    monkeypatch.setattr(worker.ledger.messages, "prune", lambda: left.pop(0))
+    worker.ticks += 61
+    worker.turn(10)
+    assert left == [0]

@@ -128,7 +128,9 @@ class Messages:
         others = nameless & (table.c.state == "running") & (table.c.owner != owner)
         alike = (table.c.queue == sa.bindparam("this_queue")) & (table.c.sha256 == sa.bindparam("body"))
         self._left = sa.select(table.c.key, table.c.owner, late).where(others & alike).order_by(table.c.created)
-        old = sa.select(table.c.queue, table.c.key).where(table.c.state != "running", table.c.expires < now)
+        left = (table.c.state == "running") & (table.c.lease_until < now - RETENTION)
+        finished = (table.c.state != "running") & (table.c.expires < now)
+        old = sa.select(table.c.queue, table.c.key).where(finished | left)
         self._forget = sa.delete(table).where(sa.tuple_(table.c.queue, table.c.key).in_(old.limit(PRUNED)))
 
     def record(
@@ -220,7 +222,7 @@ class Messages:
         self._database.change(self._release)
 
     def prune(self) -> int:
-        """Forget what has been finished for long; returns how many, as there may be more."""
+        """Forget what has long been finished or left behind; returns how many: at ``PRUNED``, there may be more."""
         return self._database.change(self._forget)
 
     def owners(self) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from worker import log
 from worker.amqp import Message
 from worker.errors import Paused
-from worker.ledger import Messages, Note, Standing
+from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.requests import Request
 
 AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
@@ -79,6 +79,7 @@ class Desk:
         self._heartbeats = _Every(lease / 3, clock)
         self._prunings = _Every(PRUNE_SECONDS, clock)
         self._nudges = _Every(NUDGE_SECONDS, clock)
+        self._prunable = False  # whether there was more to forget than at once
         self._heard = True
         self._over = self._draining = False
         self._log = log.get_logger()
@@ -278,8 +279,8 @@ class Desk:
     def _keep(self) -> None:
         if self._running and self._heartbeats.due():
             self._ledger.heartbeat()
-        if self._prunings.due():
-            self._ledger.prune()
+        if self._prunings.due() or self._prunable:
+            self._prunable = self._ledger.prune() >= PRUNED
 
     def _ring(self) -> None:
         now = self._clock()
