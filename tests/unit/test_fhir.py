@@ -3,6 +3,8 @@ from decimal import Decimal
 
 import pytest
 from fake_backend import BASE, answer, opened_fhir
+from fhir.resources.encounter import Encounter as EncounterOfR5
+from fhir.resources.R4B.encounter import Encounter
 from fhir.resources.R4B.practitioner import Practitioner
 
 from worker.backends.curl import ClosedMeanwhile
@@ -59,6 +61,14 @@ def test_a_read_by_model_refuses_an_invalid_resource_without_its_values():
     with pytest.raises(Refused, match="birthDate") as caught:
         ehr.at().read(Practitioner, "1")
     assert "secret" not in str(caught.value)
+
+
+def test_a_model_of_another_release_that_does_not_fit_is_told_with_the_right_import():
+    encounter = {"resourceType": "Encounter", "id": "1", "status": "finished", "class": {"code": "AMB"}}
+    ehr = opened_fhir([answer(encounter), statement("4.0.1")])
+    with pytest.raises(DeliveryError, match=r"Encounter is not of FHIR R4: import it from fhir\.resources\.R4B"):
+        ehr.at().read(EncounterOfR5, "1")
+    assert opened_fhir([answer(encounter)]).at().read(Encounter, "1").class_fhir.code == "AMB"
 
 
 def test_what_is_not_valid_because_the_server_speaks_another_version_is_no_rows_fault():

@@ -190,7 +190,12 @@ class Fhir:
             return models.parse(type_, found)
         except ValueError as error:
             self._session.refuse_another_version()
-            raise Refused(self._session.backend, f"gave a {_type_name(type_)} that is not valid: {error}") from error
+            name, version = _type_name(type_), self._session.version
+            if package := models.better_import(version, type_):
+                raise DeliveryError(f"the job's {name} is not of FHIR {version}: import it from {package}") from error
+            raise Refused(
+                self._session.backend, f"gave as {name} what is not valid: {error}"
+            ) from error
 
 
 class FhirSession:

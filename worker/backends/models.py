@@ -75,6 +75,12 @@ def parse(model: type[Any], resource: Mapping[str, Any]) -> Any:
         raise ValueError(_texts(error)[0]) from None
 
 
+def better_import(version: str, model: type[Any]) -> str:
+    """Where the models of a FHIR version are imported from; empty if this one is from there."""
+    package = _PACKAGES[version]
+    return "" if model_class(version, type_name(model)) in model.__mro__ else package
+
+
 def as_dict(resource: Any) -> Any:
     """A model as the dict that would be its JSON; anything else as it is."""
     return exact_json.of_model(resource) if isinstance(resource, BaseModel) else resource
