@@ -193,9 +193,7 @@ class Fhir:
             name, version = _type_name(type_), self._session.version
             if package := models.better_import(version, type_):
                 raise DeliveryError(f"the job's {name} is not of FHIR {version}: import it from {package}") from error
-            raise Refused(
-                self._session.backend, f"gave as {name} what is not valid: {error}"
-            ) from error
+            raise Refused(self._session.backend, f"gave as {name} what is not valid: {error}") from error
 
 
 class FhirSession:

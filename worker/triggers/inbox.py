@@ -122,7 +122,8 @@ class Inbox:
                 self._warn(_NO_EVENTS, str(self._folder), trouble)
             sweep = self.sweep()
             if not sweep.more:
-                self._events.wait(self._settle_seconds if sweep.settling or trouble else QUIET_SECONDS)
+                soon = min(self._settle_seconds, QUIET_SECONDS)
+                self._events.wait(soon if sweep.settling or trouble else QUIET_SECONDS)
         self._events.close()
 
     def sweep(self) -> Sweep:
