@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import secrets
 import sys
 import zlib
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker import exact_json
 from worker.commands.arguments import FAILED, Config, Json, load_settings, misused
 from worker.errors import Unavailable
 
@@ -199,8 +199,8 @@ def _has_rejected(reply: Message) -> bool:
     if reply.type != "results" or reply.content_type != "application/json":
         return reply.type == "rejected" or bool(reply.headers.get("x-longshore-rejected"))
     try:
-        return bool(exact_json.loads(_unpacked(reply))["rejected"])
-    except (ValueError, LookupError, TypeError):
+        return bool(json.loads(_unpacked(reply))["rejected"])
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False  # it is of another worker than ours
 
 
