@@ -3,23 +3,28 @@
 A turn that passes from core to core costs several times what it costs on one: the other core has to be woken, and what
 it needs fetched into its cache (D. Beazley, Understanding the Python GIL, 2010). The kernel does not know that only one
 of the threads can go on, and spreads them. What it would be right to spread is work that does without the lock, such as
-numpy's, or programs that jobs start: that shows in the processor time that is used while the threads are spread.
+numpy's, or programs that jobs start: that shows in the processor time that is used while the threads are spread, unless
+others take all that the machine has.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-WINDOW_SECONDS = 0.25
+WINDOW_SECONDS = 0.125
 ONE_CORE = 1.25
 """Cores that threads with one lock between them use at the most: the lock's holder, and a bit that the kernel does."""
 
-FULL = 0.95
+FULL = 0.9
+ROOM = 0.2
+"""Cores without work, at the least, for the threads to have been able to use more of them."""
+
 FIRST_TRIAL_SECONDS = 1.0
 LONGEST_TRIAL_SECONDS = 60.0
 
@@ -44,7 +49,7 @@ class Machine(Protocol):
         """Seconds of processor time of this process, and of those that it started and that have ended."""
 
     def times(self) -> Mapping[int, Times]:
-        """How busy each core was; those that are left out count as full."""
+        """How busy each core was, as far as it is known."""
 
 
 class Linux:
@@ -60,7 +65,8 @@ class Linux:
 
     def used(self) -> float:
         """Seconds of processor time."""
-        return sum(os.times()[:4])
+        of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(each.ru_utime + each.ru_stime for each in of)
 
     def times(self) -> Mapping[int, Times]:
         """From ``/proc/stat``."""
@@ -88,8 +94,9 @@ class _Window(NamedTuple):
 class Cores:
     """Places the threads that have joined.
 
-    They are together while the process would use about one core if they were not. Where that core is full, it is tried
-    now and then for a quarter of a second whether they would use more; that also moves them to a calmer one.
+    They are together on one core if the process used no more while they were spread, though there was room for it.
+    Where that core is full, they are spread again now and then, for a moment, to see whether they would use more by
+    now; that also moves them to a calmer one.
     """
 
     def __init__(self, machine: Machine | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,13 +113,20 @@ class Cores:
     def join(self) -> None:
         """The calling thread is one of them from now on."""
         with self._lock:
-            thread = threading.get_native_id()
-            self._threads.add(thread)
-            if len(self._place) < len(self._all):
-                self._put([thread])
+            self._join()
+
+    def leave(self) -> None:
+        """The calling thread is none of them any more."""
+        with self._lock:
+            if (thread := threading.get_native_id()) in self._threads:
+                self._put([thread], self._all)
+                self._threads.discard(thread)
 
     def look(self) -> None:
-        """Called often while the threads have work, by any thread; mostly it only looks at the clock."""
+        """Called often by a thread that has work for the others; mostly it only looks at the clock.
+
+        One that keeps calling joins them: it takes turns with them.
+        """
         now, window = self._clock(), self._window
         if len(self._all) < 2 or (window and now - window.at < WINDOW_SECONDS):
             return
@@ -121,33 +135,45 @@ class Cores:
                 return
             self._window = after = _Window(now, self._machine.used(), self._machine.times())
             if window and now - window.at < 2 * WINDOW_SECONDS:  # else there was no work for a while
+                self._join()
                 self._judge(window, after)
+
+    def _join(self) -> None:
+        if (thread := threading.get_native_id()) not in self._threads:
+            self._threads.add(thread)
+            if self._are_together:
+                self._put([thread], self._place)
+
+    @property
+    def _are_together(self) -> bool:
+        return len(self._place) < len(self._all)
 
     def _judge(self, before: _Window, after: _Window) -> None:
         busy = {core: _busy(before, after, core) for core in self._all}
-        if len(self._place) < len(self._all):
+        if self._are_together:
             if after.at >= self._next_trial and all(busy[core] >= FULL for core in self._place):
                 self._move(self._all)
-        elif (after.used - before.used) / (after.at - before.at) <= ONE_CORE:
+        elif (after.used - before.used) / (after.at - before.at) > ONE_CORE:
+            self._patience = FIRST_TRIAL_SECONDS
+        elif len(self._all) - sum(busy.values()) >= ROOM:
             self._move({min(self._all, key=busy.__getitem__)})
             self._next_trial = after.at + self._patience
             self._patience = min(LONGEST_TRIAL_SECONDS, 2 * self._patience)
-        else:
-            self._patience = FIRST_TRIAL_SECONDS
 
     def _move(self, place: Collection[int]) -> None:
         self._place = place
-        self._put(list(self._threads))
+        self._put(list(self._threads), place)
 
-    def _put(self, threads: Collection[int]) -> None:
+    def _put(self, threads: Collection[int], place: Collection[int]) -> None:
         for thread in threads:
             try:
-                self._machine.place(thread, self._place)
+                self._machine.place(thread, place)
             except OSError:  # it has ended, or the core was taken away from us: it runs wherever it may
                 self._threads.discard(thread)
 
 
 def _busy(before: _Window, after: _Window, core: int) -> float:
+    """How busy a core was; 1 where it is not known."""
     try:
         (busy, total), (busy_now, total_now) = before.times[core], after.times[core]
     except KeyError:

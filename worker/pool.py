@@ -173,6 +173,7 @@ class Pool:
             yield from self._collect(stream, iter(chunks), hurry)
         finally:
             self._abandon(stream, hurry)
+            self._cores.leave()
         if stream.error:
             raise stream.error
 

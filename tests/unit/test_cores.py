@@ -76,7 +76,7 @@ def test_threads_that_use_one_core_are_put_together_on_the_calmest() -> None:
 
 def test_threads_that_use_several_cores_stay_where_they_are() -> None:
     watched = Watched(Twin())
-    assert watched.go(5.0, used=3.0) == [ALL] * 20
+    assert watched.go(5.0, used=3.0) == [ALL] * 40
 
 
 def test_threads_that_do_not_fill_their_core_are_left_there() -> None:
@@ -87,10 +87,10 @@ def test_threads_that_do_not_fill_their_core_are_left_there() -> None:
 
 def test_where_the_core_is_full_it_is_tried_ever_more_seldom_whether_they_would_use_more() -> None:
     watched = Watched(Twin())
-    places = watched.go(130.0, used=1.0, busy=dict.fromkeys(ALL, 1.0))
+    places = watched.go(130.0, used=1.0, busy=dict.fromkeys(ALL, 0.9375))
     trials = [number * WINDOW_SECONDS for number, place in enumerate(places) if place == ALL]
     gaps = [later - sooner for sooner, later in pairwise(trials)]
-    assert trials[0] == FIRST_TRIAL_SECONDS
+    assert trials[0] == pytest.approx(FIRST_TRIAL_SECONDS)
     assert gaps == sorted(gaps)
     assert len(trials) < 10
     assert places[-1] != ALL
@@ -99,8 +99,8 @@ def test_where_the_core_is_full_it_is_tried_ever_more_seldom_whether_they_would_
 def test_those_that_would_use_more_are_spread_until_they_do_not() -> None:
     watched = Watched(Twin())
     watched.go(WINDOW_SECONDS, used=1.0)
-    assert watched.go(FIRST_TRIAL_SECONDS, used=1.0, busy=dict.fromkeys(ALL, 1.0))[-1] == ALL
-    assert watched.go(10.0, used=2.5) == [ALL] * 40
+    assert watched.go(FIRST_TRIAL_SECONDS + WINDOW_SECONDS, used=1.0, busy=dict.fromkeys(ALL, 1.0))[-1] == ALL
+    assert watched.go(10.0, used=2.5) == [ALL] * 80
     assert watched.go(WINDOW_SECONDS, used=0.5) == [{0}]
 
 
@@ -111,12 +111,15 @@ def test_a_core_that_another_program_fills_is_left_for_a_calmer_one() -> None:
     assert places[-1] == {2}
 
 
-def test_a_core_whose_figures_are_not_told_counts_as_full() -> None:
+def test_threads_that_had_no_room_for_more_stay_where_they_are() -> None:
+    watched = Watched(Twin())
+    assert watched.go(5.0, used=0.5, busy=dict.fromkeys(ALL, 0.97)) == [ALL] * 40
+
+
+def test_where_the_machine_does_not_tell_how_busy_it_is_threads_stay_where_they_are() -> None:
     twin = Twin()
     twin.hidden = {0, 1, 2, 3}
-    watched = Watched(twin)
-    assert len(watched.go(WINDOW_SECONDS, used=0.5)[0]) == 1
-    assert ALL in watched.go(2.0, used=3.0)
+    assert Watched(twin).go(5.0, used=0.5) == [ALL] * 40
 
 
 def test_a_time_without_work_says_nothing() -> None:
@@ -135,13 +138,36 @@ def test_a_thread_that_comes_later_is_put_where_the_others_are() -> None:
     assert list(watched.twin.where.values()) == [{0}, {0}]
 
 
+def test_a_thread_that_looks_after_others_for_longer_is_one_of_them_until_it_leaves() -> None:
+    watched = Watched(Twin())
+    watched.go(WINDOW_SECONDS, used=1.0)
+
+    def look_after() -> None:
+        for _ in range(2):
+            places.append(watched.twin.here)
+            watched.go(WINDOW_SECONDS, used=1.0)
+        places.append(watched.twin.here)
+        watched.cores.leave()
+        places.append(watched.twin.here)
+
+    places: list[Collection[int]] = []
+    thread = threading.Thread(target=look_after)
+    thread.start()
+    thread.join()
+    assert places == [ALL, {0}, {0}, ALL]
+
+
 def test_a_thread_that_has_ended_is_forgotten() -> None:
     watched = Watched(Twin())
-    watched.twin.ended = {threading.get_native_id()}
+    thread = threading.Thread(target=watched.cores.join)
+    thread.start()
+    thread.join()
+    assert thread.native_id is not None
+    watched.twin.ended = {thread.native_id}
     watched.go(WINDOW_SECONDS, used=1.0)
     watched.twin.ended = set()
-    watched.go(5.0, used=1.0, busy=dict.fromkeys(ALL, 1.0))
-    assert watched.twin.where == {}
+    assert ALL in watched.go(5.0, used=1.0, busy={0: 1.0})
+    assert watched.twin.where.keys() == {threading.get_native_id()}
 
 
 @pytest.mark.parametrize("cores", [{3}, ()])
@@ -151,17 +177,18 @@ def test_without_cores_to_choose_from_nothing_is_placed(cores: Collection[int]) 
     assert watched.twin.where == {}
 
 
-def test_the_row_threads_of_a_pool_are_placed_while_they_work() -> None:
+def test_the_threads_of_a_delivery_are_placed_while_they_work() -> None:
     twin = Twin()
 
     def work(_: int) -> None:
         twin.now += WINDOW_SECONDS / 10
 
     with Pool(3, Cores(twin, lambda: twin.now)) as pool:
-        for _ in pool.run(work, ([number] for number in range(1000))):
-            pass
-    assert set(map(tuple, twin.where.values())) == {(0,)}
-    assert threading.get_native_id() not in twin.where
+        mine = [twin.here for _ in pool.run(work, ([number] for number in range(1000)))]
+        threads = dict(twin.where)
+    assert (mine[0], mine[-1]) == (ALL, {0})
+    assert threads.pop(threading.get_native_id()) == ALL  # given back at the end
+    assert set(map(tuple, threads.values())) == {(0,)}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not place threads")
