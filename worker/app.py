@@ -28,7 +28,7 @@ from worker.owner import Owner
 from worker.pool import Pool
 from worker.runner import Runner, Watcher
 from worker.sockets import Backend, Trigger
-from worker.stopping import Stop, wait_until_stopped
+from worker.stopping import Grace, Stop, wait_until_stopped
 from worker.triggers.adoption import adopt
 from worker.triggers.claims import Claims
 from worker.triggers.endings import FileEnding, Folders
@@ -75,7 +75,8 @@ class Project:
 
 
 class App:
-    """A worker. Closing it lets rows under way finish and leaves the rest, resumable, in the ledger.
+    """A worker. Closing it lets rows under way finish, within ``stop_seconds``, and leaves the rest, resumable, in the
+    ledger.
 
     ``stop`` may be set already: a worker can be told to stop while it starts. Raises ``ConfigError`` where a folder or
     the ledger cannot be used.
@@ -113,6 +114,8 @@ class App:
         fleet.start()
         self._closing.callback(fleet.close)
         self._pool = self._closing.enter_context(Pool(worker.threads))
+        grace = Grace(self.stop, worker.stop_seconds, cut_off=self._cut_off, give_up=self._pool.give_up)
+        self._closing.callback(grace.close)
         outbox = Outbox(worker.outbox, chunk_rows=worker.chunk_rows)
         max_body = (self.settings.amqp.max_body if self.settings.amqp else 0) * 2**20
         replies = Replies(max_bytes=max_body, chunk_rows=worker.chunk_rows)
@@ -133,6 +136,10 @@ class App:
         self.crew = Crew(self._runner, self.ledger, size=worker.deliveries, stop=self.stop)
         self._closing.callback(self._release)
         self._closing.callback(self.crew.close)
+
+    def _cut_off(self) -> None:
+        for backend in self.backends.values():
+            backend.cut_off()
 
     def _release(self) -> None:
         try:
@@ -211,7 +218,7 @@ class App:
             for job in with_queue
         ]
         limits = {each.topology.queue: each.job.concurrency for each in consumed}
-        hands = Hands(self._runner, self._pool, limits, large=worker.deliveries)
+        hands = Hands(self._runner, self._pool, limits, large=worker.deliveries, stop=self.stop)
         with suppress(Unavailable):  # it is waited for, and so are its queues
             probe(amqp, [each.topology for each in consumed], patience=LOOK_AT_BROKER_SECONDS)
         broker = Broker.of(amqp)
@@ -223,6 +230,7 @@ class App:
             self._gone,
             work=self.settings.work,
             lease=worker.lease_seconds,
+            over=self.stop.over,
         )
         broker.start()
         queue.start()
@@ -231,7 +239,7 @@ class App:
         finally:
             queue.stop()
             hands.close()
-            broker.close(GOODBYE_SECONDS)
+            broker.close(*((0, 0.5) if self.stop.over.is_set() else (GOODBYE_SECONDS,)))
 
     def process(self, files: Iterable[Path], *, job: str = "") -> None:
         """Run the job over copies of some files; raises ``OSError`` if one cannot be copied."""

@@ -169,7 +169,10 @@ def run(
     from worker.commands import screens
 
     project = load_project(config)
-    with screens.Bars(shown=once and _is_watched(json)) as bars, _worker(project, bars, json=json) as worker:
+    with (
+        screens.Bars(shown=once and _is_watched(json)) as bars,
+        _worker(project, bars, json=json, cut_off=FAILED if once else 0) as worker,
+    ):
         if not once:
             worker.run()
             return
@@ -236,17 +239,20 @@ def _is_watched(json: bool) -> bool:
 
 
 @contextmanager
-def _worker(project: Project, bars: Bars, *, json: bool = False, log_to: TextIO | None = None) -> Iterator[App]:
+def _worker(
+    project: Project, bars: Bars, *, json: bool = False, log_to: TextIO | None = None, cut_off: int = FAILED
+) -> Iterator[App]:
     """A worker that SIGTERM and Ctrl-C stop; it logs to standard error, and between the bars only what is wrong.
 
     The signals are ours before it is built and until it is closed, so that a stop finds it neither half made nor
-    kills it while it finishes its rows.
+    kills it while it finishes its rows. If it does not come to its end, the exit code is ``cut_off``.
     """
     from worker import log
-    from worker.stopping import Stop, reloaded_by_signals, stopped_by_signals
+    from worker.stopping import LAST_SECONDS, Stop, reloaded_by_signals, stopped_by_signals
 
     stop = Stop()
-    with stopped_by_signals(stop):
+    at_the_latest = project.settings.worker.stop_seconds + LAST_SECONDS
+    with stopped_by_signals(stop, at_the_latest=at_the_latest, code=cut_off):
         from worker.app import App
 
         level = "warning" if bars.shown and not log_to else project.settings.worker.log_level

@@ -11,6 +11,7 @@ from worker.ledger import Ledger
 from worker.records import Delivery
 from worker.runner import Runner
 from worker.sockets import Opening
+from worker.stopping import Stop
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -18,7 +19,7 @@ HEARTBEAT_SECONDS = 1.0
 class Crew:
     """Runs ``size`` deliveries at once; tells the ledger every second which they are and how far."""
 
-    def __init__(self, runner: Runner, ledger: Ledger, *, size: int, stop: threading.Event) -> None:
+    def __init__(self, runner: Runner, ledger: Ledger, *, size: int, stop: Stop) -> None:
         self._runner = runner
         self._ledger = ledger
         self._stop = stop
@@ -61,10 +62,12 @@ class Crew:
             self._room.release()
 
     def join(self) -> None:
-        """Wait until nothing is running."""
-        for _ in range(self._size):
-            self._room.acquire()
-        self._room.release(self._size)
+        """Wait until nothing is running, or the stop is over."""
+        free = 0
+        while free < self._size and not self._stop.over.is_set():
+            free += self._room.acquire(timeout=0.1)
+        for _ in range(free):
+            self._room.release()
 
     def _beat(self) -> None:
         heard = True
@@ -79,7 +82,8 @@ class Crew:
                 heard = False
 
     def close(self) -> None:
-        """End when what is running has ended."""
-        self._threads.shutdown()
+        """End when what is running has ended, or the stop is over."""
+        self.join()
+        self._threads.shutdown(wait=not self._stop.over.is_set(), cancel_futures=True)
         self._over.set()
         self._heart.join()

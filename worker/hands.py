@@ -12,13 +12,15 @@ from worker import log
 from worker.pool import Lane, Pool
 from worker.runner import Runner
 from worker.sockets import Opening
+from worker.stopping import Stop
 
 
 class Hands:
     """Runs messages; ``limits`` says how many of each queue at once, ``large`` how many of many rows in all."""
 
-    def __init__(self, runner: Runner, pool: Pool, limits: Mapping[str, int | None], *, large: int) -> None:
+    def __init__(self, runner: Runner, pool: Pool, limits: Mapping[str, int | None], *, large: int, stop: Stop) -> None:
         self._runner = runner
+        self._stop = stop
         self._lanes: dict[str, Lane[Opening]] = {
             queue: pool.lane(self._run, limit=limit) for queue, limit in limits.items()
         }
@@ -41,5 +43,5 @@ class Hands:
             self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
 
     def close(self) -> None:
-        """End when what is running has ended."""
-        self._large.shutdown()
+        """End when what is running has ended; once the stop is over, at once."""
+        self._large.shutdown(wait=not self._stop.over.is_set(), cancel_futures=True)

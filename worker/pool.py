@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from worker.cores import Cores
+from worker.errors import Stopping
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -148,7 +149,7 @@ class Pool:
         self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
-        self._closed = False
+        self._closed = self._given_up = False
 
     def run(
         self,
@@ -205,6 +206,10 @@ class Pool:
         while True:
             stream.wake.clear()
             self._cores.look()
+            if self._given_up:
+                with self._lock:
+                    stream.fail(Stopping("the worker has stopped; the next start goes on from here"))
+                return
             fed = more and not stream.error and self._hungry(stream)
             if fed:
                 more = self._feed(stream, chunks)
@@ -306,17 +311,21 @@ class Pool:
             stream.todo.clear()
         if stream.active:
             hurry()
-        while stream.active:
+        while stream.active and not self._given_up:
             stream.wake.wait(TICK_SECONDS)
             stream.wake.clear()
 
+    def give_up(self) -> None:
+        """Wait no more for what is under way, be it for ever: whoever does so gets ``Stopping``."""
+        self._given_up = True
+
     def close(self) -> None:
-        """End the threads; nothing may be running any more."""
+        """End the threads; nothing may be running any more, but what was given up."""
         with self._lock:
             self._closed = True
             self._ready.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(0 if self._given_up else None)
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,8 @@ from worker.records import Delivery, Outcome, Reading
 from worker.sockets import Backend, Output, Part
 from worker.stopping import Stop
 
+_NEXT_START = "the worker is stopping; the next start goes on from here"
+
 
 class Memory(Protocol):
     """Where jobs remember."""
@@ -94,7 +96,10 @@ class Runner:
 
         def work(unit: Unit) -> list[Outcome]:
             self._go_on(delivery)
-            return execution.work(unit)
+            outcomes = execution.work(unit)
+            if self._stop.late.is_set():  # a job may have taken a call that was cut off for a call that failed
+                raise Stopping(_NEXT_START)
+            return outcomes
 
         def ask() -> Iterator[Mapping[str, Any]]:
             for row in execution.source():
@@ -112,4 +117,4 @@ class Runner:
         if delivery.lost:
             raise LostLease(f"delivery {delivery.id} was taken over by another worker")
         if self._stop.is_set():
-            raise Stopping("the worker is stopping; the next start goes on from here")
+            raise Stopping(_NEXT_START)

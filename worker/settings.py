@@ -123,6 +123,7 @@ class WorkerSettings(_Table):
     chunk_rows: Whole = Field(1000, ge=1, le=100_000)
     settle_seconds: Seconds = Field(1, ge=0, le=3600)
     lease_seconds: Seconds = Field(30, ge=1, le=3600)
+    stop_seconds: Seconds = Field(25, ge=0, le=3600)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("inbox", "outbox", "archive", "failed")

@@ -59,6 +59,9 @@ class Backend(Protocol):
     def reload(self) -> None:
         """Read certificates and the like anew, as they were rotated."""
 
+    def cut_off(self) -> None:
+        """End the calls that are being made, with ``Stopping``, and let none begin; from any thread."""
+
     def close(self) -> None:
         """Give the connections back."""
 

@@ -1,10 +1,11 @@
-"""How a worker is stopped. SIGTERM and Ctrl-C let what is under way finish, a later one ends the process at once.
+"""How a worker is stopped. SIGTERM and Ctrl-C let what is under way finish for a while, a later one ends the process.
 
 SIGHUP reads secrets anew. Nothing is done in the handlers themselves: the thread that they interrupt may hold any lock.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,15 +13,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
+from worker import log
+
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
 LOOK_SECONDS = 0.5
+LAST_SECONDS = 4.0  # of a stop that has not come to its end: whoever supervises the process waits a little longer
 
 
 class Stop(threading.Event):
-    """The worker is to stop; each delivery waits for a ``part`` of it, which may be set for that delivery alone."""
+    """The worker is to stop; each delivery waits for a ``part`` of it, which may be set for that delivery alone.
+
+    Once it is ``late``, what rows under way come to does not count any more: their calls were cut off. Once it is
+    ``over``, nothing is waited for any more.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.late = threading.Event()
+        self.over = threading.Event()
         self._lock = threading.Lock()
         self._parts: WeakSet[threading.Event] = WeakSet()
 
@@ -47,16 +57,61 @@ def wait_until_stopped(stop: threading.Event) -> None:
         pass
 
 
+class Grace:
+    """What is under way when the worker stops has so many ``seconds`` to finish.
+
+    Then ``cut_off`` ends the calls that are being made, ``give_up`` the waiting for rows that do not end for it, and
+    ``stop`` is over: whoever waits for something else leaves it to the next start.
+    """
+
+    def __init__(
+        self, stop: Stop, seconds: float, *, cut_off: Callable[[], None], give_up: Callable[[], None], last: float = 1.0
+    ) -> None:
+        self._stop = stop
+        self._steps = ((seconds, self._be_late), (last, give_up), (last, stop.over.set))
+        self._seconds = seconds
+        self._cut_off = cut_off
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="grace", daemon=True).start()
+
+    def _watch(self) -> None:
+        self._stop.wait()
+        for seconds, act in self._steps:
+            if self._ended.wait(seconds):
+                return
+            act()
+
+    def _be_late(self) -> None:
+        log.get_logger().warning("work under way is cut off, for the next start", seconds=self._seconds)
+        self._stop.late.set()
+        self._cut_off()
+
+    def close(self) -> None:
+        """Everything has ended in time."""
+        self._ended.set()
+
+
 @contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Set ``stop`` at the first signal; only from the main thread."""
+def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = None, code: int = 0) -> Iterator[None]:
+    """Set ``stop`` at the first signal; only from the main thread.
+
+    So many seconds later, ``at_the_latest``, the process ends with that exit ``code``, whatever holds it up: a disk
+    that does not answer, or a thread that a job has started.
+    """
     asked_at: float | None = None
+
+    def begin() -> None:
+        stop.set()
+        if at_the_latest is not None:
+            time.sleep(at_the_latest)
+            log.get_logger().error("ended, as something does not end by itself; nothing is lost")
+            os._exit(code)
 
     def handle(number: int, _frame: object) -> None:
         nonlocal asked_at
         if asked_at is None:
             asked_at = time.monotonic()
-            threading.Thread(target=stop.set, name="stop").start()
+            threading.Thread(target=begin, name="stop", daemon=True).start()
         elif time.monotonic() - asked_at > ONE_WISH_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

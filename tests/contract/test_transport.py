@@ -18,7 +18,7 @@ from certificates import Authority
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from worker.backends.curl import CurlAdapter
+from worker.backends.curl import CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -380,6 +380,48 @@ def test_closing_lets_an_answer_under_way_come_and_then_hangs_up(curl, serve):
         closed.set()
         assert answer.result(5).content == b"{}"
     assert server.hung_up.wait(5)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_calls_that_are_cut_off_end_and_no_further_one_begins(serve, authority, secure):
+    """One waits for its answer, on a connection that was used before, and two are in the middle of it."""
+    release = threading.Event()
+
+    def answer(seen):
+        if "/first" in seen.line:
+            return OK
+        return wait(*([] if "/silent" in seen.line else [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"]))
+
+    def wait(*pieces):
+        yield from pieces
+        release.wait(5)
+
+    server = serve(answer, tls=tls(authority) if secure else None)
+    under_way = UnderWay()
+    transport = CurlAdapter(30, 2**20, under_way)
+    how = {"verify": str(authority.ca_file), "timeout": 30}
+    ask(transport, server.url + "/first", **how)
+    ended = []
+
+    def call(path):
+        with pytest.raises(CutOff):
+            ask(transport, server.url + path, **how)
+        ended.append(path)
+
+    paths = ["/silent", "/drips", "/drips"]
+    threads = [threading.Thread(target=call, args=(path,), daemon=True) for path in paths]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(server.seen) < number + 2:
+            time.sleep(0.01)
+    under_way.cut_off()
+    for thread in threads:
+        thread.join(4)
+    call("/first")
+    assert sorted(ended) == ["/drips", "/drips", "/first", "/silent"]
+    assert len(server.seen) == 4
+    release.set()
+    transport.close()
 
 
 def test_what_a_server_says_unasked_is_nobodys_answer(curl, serve):

@@ -20,6 +20,8 @@ import os, time
 from pathlib import Path
 from worker import Context, DeliveryError, Reject, Row, job
 
+STUCK = Path(__file__).parents[1] / "stuck"
+
 @job(queue="orders", {options})
 def order(row: Row, ctx: Context) -> dict | None:
     client = row["client"]
@@ -31,6 +33,9 @@ def order(row: Row, ctx: Context) -> dict | None:
         os.kill(os.getpid(), 9)
     if client == "useless":
         raise DeliveryError("nothing can be done about it")
+    while client == "stuck" and STUCK.exists():
+        STUCK.with_name("begun").touch()
+        time.sleep(0.05)
     answer = ctx.rest["orders"].post("/orders", json={{"client": client}})
     return {{"client": client, "order": answer["order"]}}
 """
@@ -39,13 +44,13 @@ def order(row: Row, ctx: Context) -> dict | None:
 class MessageWorker:
     """``options`` are what ``@job`` gets beside the queue; ``settings`` are lines of TOML."""
 
-    def __init__(self, folder, amqp_url, orders_url, *, options="", settings="", state=""):
+    def __init__(self, folder, amqp_url, orders_url, *, options="", settings="", state="", stop_seconds=25):
         self.folder = folder
         self.url = amqp_url
         self.state = state or f"sqlite:///{folder / '.longshore' / 'state.db'}"
         (folder / "jobs").mkdir(parents=True)
         (folder / "jobs" / "order.py").write_text(JOBS.format(options=options))
-        worker = f"[worker]\nthreads = 16\nlease_seconds = {LEASE_SECONDS}\n" + (
+        worker = f"[worker]\nthreads = 16\nlease_seconds = {LEASE_SECONDS}\nstop_seconds = {stop_seconds}\n" + (
             f'state = "{state}"\n' if state else ""
         )
         (folder / "longshore.toml").write_text(

@@ -1,6 +1,7 @@
 """Everything that may befall messages, brokers and workers, each for real; afterwards, every message has one reply."""
 
 import json
+import signal
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -120,6 +121,48 @@ def test_a_stopped_worker_finishes_what_it_has_begun_and_leaves_the_rest_in_the_
         wait_for(asker.all_answered, process)
     asker.check()
     check_calls(orders)
+
+
+@pytest.mark.parametrize("form", ["one row", "many rows"])
+def test_a_message_that_does_not_end_goes_back_when_its_worker_stops(worker, asker, orders, form):
+    project = worker(stop_seconds=1)
+    (project.folder / "stuck").touch()
+    many = [{"client": "1"}, {"client": "stuck"}]
+    asker.ask({"client": "stuck"} if form == "one row" else many)
+    with project.running() as process:
+        wait_for((project.folder / "begun").exists, process)
+        assert stopped(process) == 0
+    assert asker.length("orders") == 1
+    (entry,) = project.entries()
+    assert (entry.state, entry.owner) == ("waiting", "")
+    (project.folder / "stuck").unlink()
+    with project.running("next") as process:
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
+
+
+def test_a_second_signal_leaves_what_is_under_way_unacked(worker, asker, orders):
+    project = worker()
+    (project.folder / "stuck").touch()
+    asker.ask({"client": "stuck"}, *clients(5))
+    with project.running() as process:
+        wait_for(lambda: (project.folder / "begun").exists() and len(asker.collect().answers) == 5, process)
+        process.terminate()
+        time.sleep(1.5)
+        assert process.poll() is None, "it waits for the row"
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+    wait_for(lambda: asker.length("orders") == 1)
+    (project.folder / "stuck").unlink()
+    with project.running("next") as process:
+        wait_for(asker.all_answered, process)
+        assert stopped(process) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
 
 
 def test_an_outage_of_a_backend_is_waited_for_and_makes_no_dead_letters(tmp_path, broker_url, asker):

@@ -9,6 +9,7 @@ from deliveries import delivery
 from worker import crew as crew_module
 from worker.crew import Crew
 from worker.errors import Paused
+from worker.stopping import Stop
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -40,7 +41,7 @@ class Ledger:
 
 @pytest.fixture
 def stop():
-    return threading.Event()
+    return Stop()
 
 
 @pytest.fixture
@@ -110,6 +111,19 @@ def test_a_stopping_worker_waits_for_no_room(hire, stop):
     crew.submit(delivery)
     release.set()
     crew.join()
+
+
+def test_once_the_stop_is_over_nothing_is_waited_for(hire, stop):
+    begun, release = threading.Event(), threading.Event()
+    crew = hire(lambda made: begun.set() or release.wait(SECONDS), size=1)
+    crew.submit(delivery)
+    begun.wait(SECONDS)
+    stop.set()
+    threading.Timer(0.01, stop.over.set).start()
+    crew.join()
+    crew.close()
+    assert not release.is_set()
+    release.set()
 
 
 def test_the_ledger_hears_of_what_is_running_after_it_was_away_and_that_is_said_once(hire, monkeypatch, capture_log):

@@ -13,8 +13,8 @@ ROOT = Path(worker.__file__).parent
 
 # Lowest first. A part is a module or a package; it imports only parts of the layers below its own.
 LAYERS = [
-    "errors exact_json http_terms log files cores stopping cron",
-    "records secret fhirpath pem sandbox broker_address pool",
+    "errors exact_json http_terms log files cores cron",
+    "records secret fhirpath pem sandbox broker_address pool stopping",
     "sockets settings owner declare decoding",
     "config lines",
     "jobs tables ledger auth amqp",

@@ -3,6 +3,7 @@ from itertools import chain, count
 
 import pytest
 
+from worker.errors import Stopping
 from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
@@ -283,6 +284,25 @@ def test_threads_end_with_the_pool():
         assert sum(map(len, pool.run(AtOnce(3), [range(3)]))) == 3
         assert threading.active_count() == before + 3
     assert threading.active_count() == before
+
+
+def test_what_does_not_end_is_not_waited_for_once_it_is_given_up():
+    begun, release = threading.Event(), threading.Event()
+    told = []
+
+    def collect(pool):
+        try:
+            list(pool.run(lambda item: begun.set() or release.wait(SECONDS), [[1]]))
+        except Stopping as stopping:
+            told.append(stopping)
+
+    with Pool(2) as pool:
+        threading.Thread(target=lambda: begun.wait(SECONDS) and pool.give_up()).start()
+        together(lambda: collect(pool))
+        together(lambda: collect(pool))  # nor does anything begin
+    assert len(told) == 2
+    assert not release.is_set()
+    release.set()
 
 
 def test_a_slow_item_among_quick_ones_holds_up_no_more_than_those_of_its_slice(opened):

@@ -1,6 +1,7 @@
 """The queue trigger and its replies, over a broker in memory and a real ledger."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -95,6 +96,7 @@ class Worker:
             lambda name: name in gone,
             work=folder / "work",
             lease=30,
+            over=threading.Event(),
             clock=lambda: self.ticks,
         )
         self.take_over()

@@ -130,6 +130,20 @@ def test_every_row_has_an_outcome_and_the_delivery_is_settled(run):
     assert story.watched.told == story.part.outcomes
 
 
+def test_what_rows_come_to_when_their_calls_were_cut_off_does_not_count(run, stop):
+    @job(files="clients*.csv", concurrency=1)
+    def falls_back(row, ctx):
+        if row.index == 3:
+            stop.set()
+            stop.late.set()
+        return {"plan": None}
+
+    story = run(falls_back, [chunk(0, 10)])
+    assert isinstance(story.error, Stopping)
+    assert story.indexes == [0, 1, 2]
+    assert story.part.commits == 0
+
+
 def test_the_job_is_found_by_the_name_of_the_file(run):
     story = run([job(files="other*.csv")(lambda row, ctx: None), echo], [chunk(0, 1)])
     assert story.part.job is echo

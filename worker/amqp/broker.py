@@ -99,18 +99,21 @@ class Broker:
         if "direct replies" not in self._used:
             self._use("direct replies", self._direct)
 
-    def close(self, grace: float = 0) -> None:
-        """Disconnect, once what was published is answered or ``grace`` seconds are over; the rest ends as UNKNOWN."""
+    def close(self, grace: float = 0, goodbye: float = GOODBYE_SECONDS) -> None:
+        """Disconnect, once what was published is answered or ``grace`` seconds are over; the rest ends as UNKNOWN.
+
+        The broker has ``goodbye`` seconds to agree.
+        """
         if not self._thread.is_alive():
             return
         answered = threading.Event()
         self._loop.wake(lambda: self._publisher.when_idle(lambda: self._direct.when_idle(answered.set)))
         answered.wait(grace)
         self._loop.wake(self._say_goodbye)
-        self._thread.join(GOODBYE_SECONDS)
+        self._thread.join(goodbye)
         self._closing.set()
         self._loop.wake(self._loop.stop)
-        self._thread.join(GOODBYE_SECONDS)
+        self._thread.join(goodbye)
 
     def _say_goodbye(self) -> None:
         left = set(self._used)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,34 @@ _SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
+class CutOff(requests.ConnectionError):
+    """The call was ended, or not begun, as the process is to end. It may have been done."""
+
+
+class UnderWay:
+    """The connections that calls are being made on, of one adapter or several."""
+
+    def __init__(self) -> None:
+        self._connections: set[_Connection] = set()
+        self.is_cut_off = False
+
+    def add(self, connection: _Connection) -> None:
+        """A call begins; raises ``CutOff`` where none may any more."""
+        self._connections.add(connection)
+        if self.is_cut_off:
+            raise CutOff
+
+    def discard(self, connection: _Connection) -> None:
+        """It has ended."""
+        self._connections.discard(connection)
+
+    def cut_off(self) -> None:
+        """End all calls, and let none begin; one that is still connecting ends when it is connected."""
+        self.is_cut_off = True
+        for connection in self._connections.copy():
+            connection.break_off()
+
+
 class ClosedMeanwhile(requests.ConnectionError):
     """A connection that had been used before ended without an answer, as any server may end it at any time.
 
@@ -67,11 +95,12 @@ class CurlAdapter(BaseAdapter):
     An answer has to be complete ``seconds`` after its request; one whose body, unfolded, has more than ``max_body``
     bytes is given up with ``BodyTooLong``. What else goes wrong is the exception that ``requests`` has for it, its
     ``strerror`` a sentence. TLS is always verified, nothing is taken from the environment, no cookies are kept, and
-    redirects are the caller's.
+    redirects are the caller's. Once its calls ``under_way`` are cut off, each ends with ``CutOff``.
     """
 
-    def __init__(self, seconds: float, max_body: int) -> None:
+    def __init__(self, seconds: float, max_body: int, under_way: UnderWay | None = None) -> None:
         super().__init__()
+        self._under_way = under_way or UnderWay()
         self._seconds = seconds
         self._max_body = max_body
         self._idle: defaultdict[_Way, list[_Connection]] = defaultdict(list)
@@ -91,6 +120,14 @@ class CurlAdapter(BaseAdapter):
         scheme, _, rest = str(request.url).partition("://")
         proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
         way = _Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
+        try:
+            return self._answer(way, request)
+        except Exception as error:
+            if self._under_way.is_cut_off:  # which is why, most likely
+                raise CutOff(*error.args) from error
+            raise
+
+    def _answer(self, way: _Way, request: requests.PreparedRequest) -> Answer:
         connection = self._take(way)
         try:
             return self._exchange(connection or _Connection(way), request)
@@ -102,10 +139,13 @@ class CurlAdapter(BaseAdapter):
 
     def _exchange(self, connection: _Connection, request: requests.PreparedRequest) -> Answer:
         try:
+            self._under_way.add(connection)
             answer, is_open = connection.exchange(request, self._seconds, self._max_body)
         except BaseException:
             connection.close()
             raise
+        finally:
+            self._under_way.discard(connection)
         if is_open and not self._closed:
             self._idle[connection.way].append(connection)
             if self._closed:
@@ -173,11 +213,13 @@ class _Connection:
         connecting, self._silence = way.timeouts
         self._until = self._ended = 0.0
         self._is_answering = False
+        self._closing = threading.Lock()
         self._curl = pycurl.Curl()
         try:
             self._connect(connecting)
         except pycurl.error as error:
             raise self._translated(*error.args) from error
+        self._number: int | None = self._curl.getinfo(pycurl.ACTIVESOCKET)
         self._patience = 0.0
 
     def _connect(self, seconds: float | None) -> None:
@@ -217,7 +259,7 @@ class _Connection:
     def _socket(self) -> Iterator[socket.socket]:
         """The socket, which stays libcurl's to close."""
         # Of whatever family: nothing is asked of it that depends on that.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._curl.getinfo(pycurl.ACTIVESOCKET))
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._number)
         try:
             if socket.getdefaulttimeout() is not None:  # which makes each new object's socket one that does not block
                 borrowed.setblocking(True)
@@ -225,8 +267,17 @@ class _Connection:
         finally:
             borrowed.detach()
 
+    def break_off(self) -> None:
+        """End what another thread does with it. Not once it is closed: the number may be another socket's by then."""
+        with self._closing, suppress(OSError):
+            if self._number is not None:
+                with self._socket() as borrowed:
+                    borrowed.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        self._curl.close()
+        with self._closing:
+            self._number = None
+            self._curl.close()
 
     def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
         """The answer, complete after so many seconds, and whether another can follow; raises ``_NotAnswered``."""

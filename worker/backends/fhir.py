@@ -259,6 +259,10 @@ class FhirBackend:
         """Read certificates, key and proxy anew."""
         self._http.reload()
 
+    def cut_off(self) -> None:
+        """End the calls that are being made, with ``Stopping``, and let none begin; from any thread."""
+        self._http.under_way.cut_off()
+
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()

@@ -16,13 +16,13 @@ from requests.adapters import BaseAdapter
 from worker.backends.answers import TooCostly, check
 from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
-from worker.backends.curl import ClosedMeanwhile, CurlAdapter
+from worker.backends.curl import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import locate
 from worker.backends.prepare import prepare
 from worker.backends.route import Route
 from worker.backends.unfold import BodyTooLong
-from worker.errors import BackendError, ConfigError, LeftAlone, Refused, Unavailable
+from worker.errors import BackendError, ConfigError, LeftAlone, Refused, Stopping, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -73,7 +73,10 @@ class Http:
         self._max_body = int(settings.max_body_mib * 2**20)
         self._credential = credential
         complete = max(_ANSWER_TIMEOUTS * settings.timeout, _SHORTEST_ANSWER)
-        self._connect: Callable[[], BaseAdapter] = lambda: transport or CurlAdapter(complete, self._max_body)
+        self.under_way = UnderWay()
+        self._connect: Callable[[], BaseAdapter] = lambda: (
+            transport or CurlAdapter(complete, self._max_body, self.under_way)
+        )
         self._transport = self._connect()
         self._read_route = partial(Route.read, name, settings)
         self._route = self._read_route()
@@ -175,6 +178,8 @@ class Http:
                 return self._sent(request, meter)
         except BodyTooLong as error:
             raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less") from error
+        except CutOff as error:
+            raise Stopping(f"{self.name}: the call was cut off, as the worker is stopping") from error
         except OSError as error:
             raise Unavailable(self.name, f"{self.origin} {self._trouble(error)}") from error
 

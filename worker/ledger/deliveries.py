@@ -150,8 +150,9 @@ class Ledger:
     def release(self) -> None:
         """Let go of all that this worker owns: whoever comes first goes on with it."""
         mine = table.c.owner == self._owner
+        state = sa.case((table.c.state == "running", "waiting"), else_=table.c.state)
         with self._write() as connection:
-            connection.execute(sa.update(table).where(mine).values(owner="", lease_until=0.0))
+            connection.execute(sa.update(table).where(mine).values(owner="", lease_until=0.0, state=state))
         self.messages.release()
 
     def finish(self, entry: Entry, delivery: Delivery, error: Exception | None) -> Entry:

@@ -42,7 +42,10 @@ class Hands(Protocol):
 
 
 class Queue:
-    """All queues of a worker's jobs. ``gone`` says whether an owner lives no more; what is under way is in ``work``."""
+    """All queues of a worker's jobs. ``gone`` says whether an owner lives no more; what is under way is in ``work``.
+
+    Once a stop is ``over``, it waits for nothing.
+    """
 
     def __init__(
         self,
@@ -54,9 +57,11 @@ class Queue:
         *,
         work: Path,
         lease: float,
+        over: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
+        self._over = over
         self._consumed = {each.topology.queue: each for each in consumed}
         self._hands = hands
         self._work = work
@@ -97,13 +102,14 @@ class Queue:
 
         The ledger and the broker get ``GRACE_SECONDS`` to take the last ends; what is not acked by then comes again.
         """
+        until = self._clock() + GRACE_SECONDS
         for consumption in self._consumptions:
-            consumption.cancel()
+            consumption.cancel(max(0.0, until - self._clock()))
         self._desk.drain()
-        while self._desk.at_work:
+        while self._desk.at_work and not self._over.is_set():
             time.sleep(LOOK_SECONDS)
         until = self._clock() + GRACE_SECONDS
-        while not (self._desk.settled and not self._publishing) and self._clock() < until:
+        while not (self._desk.settled and not self._publishing) and self._clock() < until and not self._over.is_set():
             time.sleep(LOOK_SECONDS)
         for message in self._desk.close():
             message.give_back()
