@@ -15,7 +15,7 @@ from worker.records import Delivery, RowKey
 from worker.sockets import Backend, Session
 
 MOST_FAULTS = 10
-"""So many attempts in a row, in about six minutes, a row may break a backend before it is rejected."""
+"""So often in a row, in about six minutes, a row or a source may break a backend before it is rejected, or fails."""
 
 
 class State(MutableMapping[str, Any]):
@@ -83,7 +83,9 @@ class DeliveryContext:
             )
         with self._lock:
             if (kind, name) not in self._sessions:
-                self._sessions[kind, name] = self._backends[name].open(self.delivery.meter, self._stopping())
+                folder = self.delivery.folder if self.delivery.folder.name == self.delivery.id else None
+                opened = self._backends[name].open(self.delivery.meter, self._stopping(), folder)
+                self._sessions[kind, name] = opened
             return self._sessions[kind, name]
 
     def _stopping(self) -> threading.Event:

@@ -66,6 +66,11 @@ class Execution:
             return step()
         except Reject as reject:  # there is no row that it could cost
             raise DeliveryError(f"the job's source was refused: {reject.detail}") from reject
+        except ServerFault as fault:
+            if not self._context.row_is_at_fault(fault):
+                raise
+            what = f"{fault.detail}, and that in {MOST_FAULTS} attempts{_MEANWHILE}"
+            raise DeliveryError(f"the job's source breaks its backend: {what}") from fault
         except WorkerError:
             raise
         except _BUGS as bug:

@@ -24,6 +24,7 @@ from worker.config import BackendSettings, FhirSettings, RestSettings
 from worker.errors import DeliveryError
 from worker.sandbox import bundles
 from worker.sandbox.answers import Failure
+from worker.sandbox.exports import Exports
 from worker.sandbox.interactions import Asked, Interactions, headers
 from worker.sandbox.issues import outcome
 from worker.sandbox.resources import Resource, Resources
@@ -49,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a fake says to a request, where that is more than some JSON with status 200."""
+    """What a fake says to a request, where that is more than some JSON with status 200; bytes are sent as they are."""
 
     status: int
     json: Any = None
@@ -95,7 +96,7 @@ class FakeFhir(FakeRest):
     """A FHIR server with these resources, and, as a ``FakeRest``, with answers that go before them.
 
     It reads, searches, creates (conditionally too), updates, deletes and does transactions as the sandbox's server
-    does. Every resource needs an ``id``.
+    does, and exports: whatever the level, all resources of the types. Every resource needs an ``id``.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class FakeFhir(FakeRest):
         self._version = version
         self._resources = Resources(resources, lambda: datetime.now(UTC), types=_EveryType())
         self._interactions = Interactions(_URL, self._resources)
+        self._exports = Exports(_URL, self._resources, lambda: datetime.now(UTC))
 
     def backend(self, name: str) -> Backend:
         """This fake as the backend of that name; what is sent again after a failure is sent at once."""
@@ -131,6 +133,8 @@ class FakeFhir(FakeRest):
         try:
             if not path:
                 return Answer(200, self._bundle(request.json))
+            if said := self._exports.answer(request.method, path, _pairs(_parameters(request))):
+                return Answer(said.status, said.body, said.headers)
             if path == "metadata":
                 return Answer(200, {"resourceType": "CapabilityStatement"})
             reply = self._interactions.perform("GET" if is_search else request.method, path, asked)
@@ -197,8 +201,20 @@ def _pairs(params: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
         yield from ((name, value) for value in ([values] if isinstance(values, str) else values))
 
 
+def _parameters(request: Request) -> Mapping[str, str | list[str]]:
+    """Those of the query, or of a Parameters resource in its place."""
+    if not request.json:
+        return request.params
+    found: dict[str, str | list[str]] = {}
+    for each in request.json.get("parameter", []):
+        (value,) = (text for name, text in each.items() if name.startswith("value"))
+        found[each["name"]] = [*found.get(each["name"], []), value]
+    return found
+
+
 def _response(request: requests.PreparedRequest, answer: Answer) -> requests.Response:
-    body = b"" if answer.json is None else exact_json.dumps(answer.json)
+    given = answer.json
+    body = given if isinstance(given, bytes) else b"" if given is None else exact_json.dumps(given)
     response = requests.Response()
     response.status_code = answer.status
     response.headers = CaseInsensitiveDict({"Content-Type": "application/json", "Content-Length": str(len(body))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -47,8 +48,12 @@ class Backend(Protocol):
     def limits(self) -> Patience:
         """How this process calls it."""
 
-    def open(self, meter: Meter, stop: threading.Event) -> Session:
-        """A session for one delivery; when ``stop`` is set, its waits end with ``Stopping``."""
+    def open(self, meter: Meter, stop: threading.Event, folder: Path | None = None) -> Session:
+        """A session for one delivery; when ``stop`` is set, its waits end with ``Stopping``.
+
+        ``folder`` is the delivery's own, where what has to survive the worker may lie as long as the delivery is under
+        way; None if it has none.
+        """
 
     def check(self) -> str:
         """Ask the backend for a sign of life; returns a sentence, raises ``BackendError``."""

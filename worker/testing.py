@@ -1,19 +1,23 @@
 """What a job author tests with: a job run over rows in memory, on the code that the worker runs it with.
 
-No file is written, nothing is sent, and nothing waits: backends are fakes, and the rows run one after the other.
+Nothing is sent, nothing waits, and no file is left: backends are fakes, and the rows run one after the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import secrets
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from worker import exact_json, spill, tables
 from worker.context import Context, DeliveryContext, State
@@ -124,7 +128,7 @@ def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox") -> Deliv
         trigger=trigger,
         source=name,
         input=Input(name, hashlib.sha256(data).hexdigest(), len(data)),
-        folder=Path(),
+        folder=_Scratch.made(),
         attempts=1,
         started=datetime.now(UTC),
         read=lambda reading: tables.read(Path(name), reading, io.BytesIO(data)),
@@ -140,3 +144,14 @@ def _shared(
     fakes = {**rest, **fhir}
     backends = {name: fake.backend(name) for name, fake in fakes.items()}
     return DeliveryContext(delivery, backends, State(lambda: state, delivery.state), threading.Event)
+
+
+class _Scratch(type(Path())):  # type: ignore[misc] # the class of this system's paths
+    """The delivery's folder, made when an export needs it, and gone with the last that knows of it."""
+
+    @classmethod
+    def made(cls) -> Self:
+        parent = Path(tempfile.gettempdir(), f"longshore-{secrets.token_hex(8)}")
+        folder = cls(parent / "test")
+        weakref.finalize(folder, shutil.rmtree, parent, ignore_errors=True)
+        return folder

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from order_server import OrderServer
 from orders import THREADS, run_once, running, status, wait_for
 from prepared import longshore
+from servers.bulk import TIME, bulk_server
 
 from worker.ledger import Ledger
 from worker.sandbox import Sandbox
@@ -319,3 +320,41 @@ def said(project: Project, *arguments: str, code: int = 0) -> str:
     with longshore("--config", project.folder / "longshore.toml", *arguments, out=out, log=log) as process:
         assert process.wait(60) == code, log.read_text()
     return out.read_text() if code != 2 else log.read_text()
+
+
+EXPORT = """
+from worker import Context, Row, job
+
+def changed(ctx):
+    export = ctx.fhir["ehr"].export("Patient", since=ctx.state.get("since"))
+    yield from export
+    ctx.state["since"] = export.time
+
+@job(schedule="0 0 1 1 *", source=changed)
+def nightly(row: Row, ctx: Context) -> dict:
+    return {"patient": row["id"]}
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_an_export_that_a_worker_waited_for_is_taken_up_by_the_next_one(tmp_path, end):
+    with bulk_server() as server:
+        server.polls = [(202, {"Retry-After": "1"})] * 1000
+        server.made({"resourceType": "Patient", "id": "p1"})
+        project = Project(tmp_path / "project", f'[backends.ehr]\ntype = "fhir"\nurl = "{server.url}"\n', job=EXPORT)
+        project.begin()
+        project.a_year_goes_by()
+        with running(project.folder) as worker:
+            wait_for(lambda: "/status/1" in server.paths(), alive=worker)
+            worker.send_signal(end)
+            worker.wait(60)
+        assert not project.manifests
+        assert project.remembered() == {}
+        server.polls = []
+        with running(project.folder) as worker:
+            wait_for(lambda: project.manifests and not project.left_over, alive=worker)
+    (manifest,) = project.manifests
+    assert (project.rows(manifest), manifest["attempts"]) == ([{"patient": "p1"}], 2)
+    assert project.remembered() == {"since": TIME}
+    assert len([path for path in server.paths() if "$export" in path]) == 1
+    assert server.paths("DELETE") == ["/status/1"]

@@ -625,3 +625,96 @@ def test_ctrl_c_ends_a_call_of_the_main_thread(transport, serve):
         assert asked.wait(10)
         process.send_signal(signal.SIGINT)
         assert process.wait(3) == 7
+
+
+FOLDED = gzip.compress(b"x" * 10**6) + gzip.compress(b"y")
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "whole"),
+    [
+        (b"Content-Length: 3\r\n", b"abc", b"abc"),
+        (b"", b"abc", b"abc"),
+        (b"Transfer-Encoding: chunked\r\n", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"abc"),
+        (b"Content-Encoding: gzip\r\n", FOLDED, b"x" * 10**6 + b"y"),
+        (b"Content-Length: 0\r\n", b"", b""),
+    ],
+    ids=["length", "to the end", "chunked", "gzip in two parts", "empty"],
+)
+def test_a_body_may_be_read_as_it_comes(transport, serve, head, body, whole):
+    server = serve(lambda _: Last(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body))
+    with ask_streamed(transport, server.url) as response:
+        assert response.status_code == 200
+        pieces = list(response.iter_content(2**16))
+    assert b"".join(pieces) == whole
+    assert max(map(len, pieces), default=0) <= 2**16
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + FOLDED[:-5],
+    ],
+    ids=["cut", "cut chunk", "not gzip", "cut gzip"],
+)
+def test_a_body_that_is_not_whole_is_an_error_where_it_breaks_off(curl, serve, answer):
+    with (
+        ask_streamed(curl, serve(Last(answer)).url) as response,
+        pytest.raises(requests.RequestException),
+    ):
+        list(response.iter_content(2**16))
+
+
+def test_a_body_that_is_read_as_it_comes_may_be_longer_than_one_that_is_read_whole(curl, serve):
+    pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * 2**20), *[b" " * 2**20] * 4]
+    with ask_streamed(curl, serve(lambda _: pieces).url) as response:
+        assert sum(map(len, response.iter_content(2**16))) == 4 * 2**20
+
+
+def test_a_body_that_drips_is_given_up(serve):
+    def drip(_):
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+        while True:
+            time.sleep(0.05)
+            yield b" "
+
+    transport = CurlAdapter(0.5, 2**20)
+    with ask_streamed(transport, serve(drip).url) as response, pytest.raises(requests.ReadTimeout):
+        list(response.iter_content(2**16))
+    transport.close()
+
+
+def test_a_body_that_is_left_half_read_ends_its_connection(curl, serve):
+    ended = threading.Event()
+
+    def endless(_):
+        try:
+            yield b"HTTP/1.1 200 OK\r\n\r\n"
+            while True:
+                yield b" " * 10**5
+        finally:
+            ended.set()
+
+    with ask_streamed(curl, serve(endless).url) as response:
+        next(response.iter_content(2**16))
+    assert ended.wait(5)
+
+
+def test_a_body_that_is_read_as_it_comes_is_cut_off_like_any_call(serve):
+    def silent(_):
+        yield b"HTTP/1.1 200 OK\r\n\r\n "
+        time.sleep(5)
+
+    under_way = UnderWay()
+    transport = CurlAdapter(30, 2**20, under_way)
+    with ask_streamed(transport, serve(silent).url) as response:
+        threading.Timer(0.2, under_way.cut_off).start()
+        assert list(response.iter_content(2**16)) == [b" "]  # as a body that ends with its connection does
+    transport.close()
+
+
+def ask_streamed(transport, url):
+    return transport.send(requests.Request("GET", url).prepare(), stream=True, timeout=5)

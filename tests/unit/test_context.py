@@ -14,7 +14,7 @@ class Backend:
     def __init__(self, name, kind):
         self.name, self.kind, self.opened = name, kind, []
 
-    def open(self, meter, stop):
+    def open(self, meter, stop, folder):
         self.opened.append((meter, stop))
         return Session(self.name)
 

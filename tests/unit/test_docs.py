@@ -10,6 +10,7 @@ import typer.main
 from documentation import PAGES, ROOT, name, pages_with, snippets
 
 from worker import cli, config, errors
+from worker.backends.bulk.export import Export
 from worker.backends.fhir import Fhir
 from worker.backends.pages import SearchSet
 from worker.backends.rest import Rest
@@ -121,7 +122,7 @@ def test_every_argument_of_a_job_is_documented():
     assert set(inspect.signature(job).parameters) <= documented("jobs.md")
 
 
-@pytest.mark.parametrize("kind", [Context, Rest, Fhir, SearchSet])
+@pytest.mark.parametrize("kind", [Context, Rest, Fhir, SearchSet, Export])
 def test_everything_that_a_job_can_call_is_documented(kind):
     assert set(public(kind)) <= documented("jobs.md")
 

@@ -8,7 +8,7 @@ from fake_backend import answer, opened, opened_fhir, query
 
 from worker.context import MOST_FAULTS, DeliveryContext, State
 from worker.declare import job
-from worker.errors import LeftAlone, Refused, ServerFault, Unavailable
+from worker.errors import DeliveryError, LeftAlone, Refused, ServerFault, Unavailable
 from worker.execution import Execution
 from worker.records import Row
 
@@ -126,3 +126,13 @@ def test_a_fhir_server_that_breaks_over_several_reads_at_once_is_asked_for_each(
     assert ehr.read("Practitioner", "good")["id"] == "good"
     with pytest.raises(Refused):
         ehr.resources("Practitioner").search(_id="good").get()
+
+
+@pytest.mark.parametrize(("faults", "kind"), [(MOST_FAULTS - 2, ServerFault), (MOST_FAULTS - 1, DeliveryError)])
+def test_a_source_that_a_backend_broke_over_in_ten_attempts_fails_its_tick_if_others_are_answered(faults, kind):
+    setting = Setting(faults)
+    setting.execution.row(GOOD)
+    asking = job(schedule="0 2 * * *", source=lambda ctx: ctx.rest["billing"].get("/plans/bad"))(lambda row, ctx: {})
+    setting.execution._job = asking
+    with pytest.raises(kind, match="answered 500"):
+        list(setting.execution.source())

@@ -1,5 +1,6 @@
 """The twins that job authors test with behave like what they stand for."""
 
+import gc
 import gzip
 from decimal import Decimal
 
@@ -306,3 +307,29 @@ def test_a_source_that_cannot_work_fails_as_in_the_worker():
 
     with pytest.raises(DeliveryError, match="let it yield mappings"):
         run_job(nightly)
+
+
+def test_a_fake_fhir_server_exports_what_it_has_and_what_changed_since():
+    ehr = FakeFhir([{"resourceType": "Patient", "id": str(number)} for number in range(3)])
+    mine = context(fhir={"ehr": ehr}).fhir["ehr"]
+    everything = mine.export()
+    assert [found["id"] for found in everything] == ["0", "1", "2"]
+    assert list(everything.deleted()) == []
+    mine.update({"resourceType": "Patient", "id": "1", "active": True})
+    mine.delete("Patient", "2")
+    mine.update({"resourceType": "Group", "id": "g", "type": "person", "actual": True})
+    changed = mine.export("Patient", since=everything.time)
+    assert [(found["id"], found["active"]) for found in changed] == [("1", True)]
+    assert list(changed.deleted()) == ["Patient/2"]
+    named = mine.export(mine.resources("Patient").search(_id={"0", "1"}), of="Patient")
+    assert [found["id"] for found in named] == ["0", "1"]
+
+
+def test_an_export_in_a_test_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ehr = context(fhir={"ehr": FakeFhir([{"resourceType": "Patient", "id": "1"}])}).fhir["ehr"]
+    assert list(ehr.export("Patient"))
+    assert list(tmp_path.rglob("*.ndjson"))
+    del ehr
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []

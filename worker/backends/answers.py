@@ -39,11 +39,13 @@ def check(backend: str, response: requests.Response) -> None:
     status = response.status_code
     if 200 <= status < 300:
         return
-    wait = _wait(response)
-    if _is_outage(status):
-        kind = Unavailable if status in _BUSY else ServerFault
-        raise kind(backend, f"answered {_named(response)}", status, retry_after=wait)
+    wait = asked_wait(response)
     issues = outcome_issues(_json_or_none(response))
+    if _is_outage(status):
+        passes = status in _BUSY or codes(issues) & _TRANSIENT_ISSUES
+        raise (Unavailable if passes else ServerFault)(
+            backend, f"answered {_named(response)}", status, retry_after=wait
+        )
     if status in _TOO_MUCH or "too-costly" in codes(issues):
         raise TooCostly(backend, f"answered {_said(response)}", status)
     if status in (401, 403):
@@ -81,11 +83,13 @@ def whole(_backend: str, response: requests.Response) -> requests.Response:
 def outcome_error(backend: str, issues: list[dict[str, Any]], status: int) -> BackendError:
     """The error that an OperationOutcome's issues stand for."""
     text = f"answered {status} {_tidy(_issue_texts(issues))}".rstrip()
-    names = f"answered {status} {' '.join(_names(codes(issues)))}".rstrip()
-    if codes(issues) & _TRANSIENT_ISSUES or _is_outage(status):
-        return Unavailable(backend, names, status)
+    named = f"answered {status} {' '.join(names(codes(issues)))}".rstrip()
+    if codes(issues) & _TRANSIENT_ISSUES or status in _BUSY:
+        return Unavailable(backend, named, status)
+    if _is_outage(status):
+        return ServerFault(backend, named, status)
     if status in (401, 403):
-        return Unauthorized(backend, names, status)
+        return Unauthorized(backend, named, status)
     return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status)
 
 
@@ -101,7 +105,7 @@ def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
     return {str(issue.get("code")) for issue in issues}
 
 
-def _wait(response: requests.Response) -> float | None:
+def asked_wait(response: requests.Response) -> float | None:
     """What ``Retry-After`` says, but no more than an hour: a slip of the other side must not park a file for years."""
     asked = retry_after(response.headers)
     return None if asked is None else min(asked, LONGEST_HOLD)
@@ -145,11 +149,12 @@ def _named(response: requests.Response) -> str:
     """The status and the errors' names, for what is logged and kept: a whole sentence may quote a record."""
     parsed = _json_or_none(response)
     code = parsed.get("error") if isinstance(parsed, dict) else None
-    names = codes(outcome_issues(parsed)) or ({code} if isinstance(code, str) else set())
-    return " ".join([str(response.status_code), *_names(names)])
+    told = codes(outcome_issues(parsed)) or ({code} if isinstance(code, str) else set())
+    return " ".join([str(response.status_code), *names(told)])
 
 
-def _names(given: set[str]) -> list[str]:
+def names(given: set[str]) -> list[str]:
+    """Those codes that are names, and so quote nobody's record."""
     return sorted(name for name in given if _NAME.fullmatch(name))
 
 

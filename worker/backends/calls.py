@@ -17,7 +17,8 @@ class Call:
 
     Every call may be sent again after a failure: reads, PUT and DELETE by their nature (RFC 9110 section 9.2.2), and
     every other write because it carries an ``Idempotency-Key``. ``again`` makes what is sent from the second time on,
-    where that has to differ: the first time may have been done.
+    where that has to differ: the first time may have been done. ``stream``: the body of a good answer is left to
+    whoever reads it, of whatever length. ``public``: it is asked for without a token, and may be on another origin.
     """
 
     method: str
@@ -26,6 +27,8 @@ class Call:
     body: bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     again: Callable[[], Call] | None = field(default=None, repr=False)
+    stream: bool = False
+    public: bool = False
 
 
 class Caller(Protocol):
@@ -40,3 +43,6 @@ class Caller(Protocol):
 
         ``read`` may raise ``Unavailable``: then the call is sent again like any other that failed.
         """
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or only look; raises ``Stopping`` when the delivery is to stop."""

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 
-from worker.backends.http1 import Answer, read_answer, request_bytes
+from worker.backends.http1 import Answer, open_answer, read_answer, request_bytes
 
 Timeout = None | float | tuple[float | None, float | None]
 Certificate = None | bytes | str | tuple[bytes | str, bytes | str]
@@ -50,6 +50,7 @@ _ERRORS = {
 }
 _FIRST_PIECE = 2**12  # most answers; memory that is asked for and not used costs more than to read them
 _PIECE = 2**16
+_PACE = 2**16  # bytes of a body that is read as it comes: so many have to come in the time that a whole answer may take
 _SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
@@ -90,7 +91,7 @@ class ClosedMeanwhile(requests.ConnectionError):
 
 
 class CurlAdapter(BaseAdapter):
-    """A transport for ``requests`` that reads its answers whole.
+    """A transport for ``requests`` that reads its answers whole, or as they come where ``stream`` is asked for.
 
     An answer has to be complete ``seconds`` after its request; one whose body, unfolded, has more than ``max_body``
     bytes is given up with ``BodyTooLong``. What else goes wrong is the exception that ``requests`` has for it, its
@@ -110,7 +111,7 @@ class CurlAdapter(BaseAdapter):
     def send(
         self,
         request: requests.PreparedRequest,
-        stream: bool = False,  # noqa: ARG002 - the API's
+        stream: bool = False,
         timeout: Timeout = None,
         verify: bool | str = True,
         cert: Certificate = None,
@@ -121,7 +122,7 @@ class CurlAdapter(BaseAdapter):
         proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
         way = _Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
         try:
-            return self._answer(way, request)
+            return self._open(way, request) if stream else self._answer(way, request)
         except Exception as error:
             if self._under_way.is_cut_off:  # which is why, most likely
                 raise CutOff(*error.args) from error
@@ -136,6 +137,23 @@ class CurlAdapter(BaseAdapter):
                 raise requests.ConnectionError(*error.args) from error
             self._close(self._idle[way])  # its likes are no better
             raise ClosedMeanwhile(*error.args) from error
+
+    def _open(self, way: _Way, request: requests.PreparedRequest) -> Answer:
+        """On a connection of its own, which ends with the answer."""
+        connection = _Connection(way)
+
+        def close() -> None:
+            self._under_way.discard(connection)
+            connection.close()
+
+        try:
+            self._under_way.add(connection)
+            return connection.open(request, self._seconds, close)
+        except BaseException as error:
+            close()
+            if isinstance(error, _NotAnswered):
+                raise requests.ConnectionError(*error.args) from error
+            raise
 
     def _exchange(self, connection: _Connection, request: requests.PreparedRequest) -> Answer:
         try:
@@ -281,19 +299,41 @@ class _Connection:
 
     def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
         """The answer, complete after so many seconds, and whether another can follow; raises ``_NotAnswered``."""
-        self._until, self._is_answering = time.monotonic() + seconds, False
-        self._be_patient(min(seconds, self._silence or seconds))
-        forwarded = self.way.is_forwarded
-        if forwarded:
-            request = request.copy()
-            request.headers.update(HTTPAdapter().proxy_headers(self.way.proxy))
-        unsent = self._send(request_bytes(request, by_proxy=forwarded))
+        unsent = self._ask(request, seconds)
         try:
             answer, is_open = read_answer(request, self._receive, most)
         except _NotAnswered as error:
             raise unsent or error from error
         self._ended = time.monotonic()
         return answer, is_open and not unsent
+
+    def open(self, request: requests.PreparedRequest, seconds: float, close: Callable[[], None]) -> Answer:
+        """The answer with its body still to come, at a pace, and to be closed so; raises ``_NotAnswered``."""
+        unsent = self._ask(request, seconds)
+        come = 0
+
+        def receive() -> bytes:
+            nonlocal come
+            data = self._receive()
+            come += len(data)
+            if come >= _PACE:
+                self._until, come = time.monotonic() + seconds, 0
+            return data
+
+        try:
+            return open_answer(request, receive, close)
+        except _NotAnswered as error:
+            raise unsent or error from error
+
+    def _ask(self, request: requests.PreparedRequest, seconds: float) -> Exception | None:
+        """Send the request, to be answered in so many seconds; returns why not all of it went."""
+        self._until, self._is_answering = time.monotonic() + seconds, False
+        self._be_patient(min(seconds, self._silence or seconds))
+        forwarded = self.way.is_forwarded
+        if forwarded:
+            request = request.copy()
+            request.headers.update(HTTPAdapter().proxy_headers(self.way.proxy))
+        return self._send(request_bytes(request, by_proxy=forwarded))
 
     def _send(self, data: bytes) -> Exception | None:
         """Send all, or return why that cannot be done: there may be an answer all the same, say that it is too much."""

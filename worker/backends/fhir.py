@@ -6,6 +6,8 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar, overload
 from urllib.parse import urlencode
 
@@ -14,13 +16,15 @@ from pydantic import BaseModel
 from worker import exact_json
 from worker.backends import bundles, models, repeats
 from worker.backends.answers import resource
+from worker.backends.bulk.export import Export
+from worker.backends.bulk.question import Question, Wanted
 from worker.backends.bundles import Entry, EntryOutcome
 from worker.backends.by_id import ById, Learnt
 from worker.backends.calls import Call, Caller
 from worker.backends.http import Http, HttpCaller
 from worker.backends.lookups import Lookups
 from worker.backends.page import Resource
-from worker.backends.pages import SearchSet
+from worker.backends.pages import SearchSet, asked
 from worker.backends.search import parameters
 from worker.backends.statement import Statement
 from worker.backends.written import Reader, Written
@@ -92,6 +96,16 @@ class Fhir:
     def resources(self, type_: Any) -> SearchSet:
         """All resources of a type, to be searched."""
         return SearchSet(self._session.caller, _type_name(type_))
+
+    def export(self, *what: Any, of: str = "", since: datetime | str | None = None, partial_ok: bool = False) -> Export:
+        """Everything, or all of some types, as the server makes it in its own time (Bulk Data Access IG 2.0.0).
+
+        ``what`` are types or sets such as ``resources("Observation").search(status="final")``; ``of`` is "Patient" for
+        what belongs to patients, "Group/ID" for those of one group. ``since`` leaves out what has not changed since:
+        an earlier export's ``time``. What the server says it could not export raises ``Refused`` unless ``partial_ok``.
+        """
+        wanted = [Wanted(_type_name(each)) if not isinstance(each, SearchSet) else _wanted(each) for each in what]
+        return self._session.export(Question.of_these(wanted, of, since), partial_ok=partial_ok)
 
     def create(self, resource_: Any, *, if_none_exist: Mapping[str, Any] | None = None) -> Any:
         """Create a resource and return it as the server keeps it; where it shows nothing, a dict with type and id.
@@ -199,16 +213,27 @@ class Fhir:
 class FhirSession:
     """A FHIR backend opened for one delivery: the lookups of all its rows are shared."""
 
-    def __init__(self, caller: Caller, learnt: Learnt, statement: Statement) -> None:
+    def __init__(
+        self, caller: Caller, learnt: Learnt, statement: Statement, *, folder: Path | None, longest: int
+    ) -> None:
         self.caller = caller
         self.backend = caller.backend
         self.version = statement.version
         self.lookups = Lookups(ById(caller, learnt), most=learnt.size)
         self._statement = statement
+        self._folder = folder
+        self._longest = longest
+        self._exporting = threading.Lock()
 
     def at(self, key: RowKey) -> Fhir:
         """What the job sees while it works on one row."""
         return Fhir(self, key)
+
+    def export(self, question: Question, *, partial_ok: bool) -> Export:
+        """The export that answers a question, one for all rows that ask it."""
+        return Export(
+            self.caller, question, self._folder, self._exporting, longest=self._longest, partial_ok=partial_ok
+        )
 
     def wrote(self, path: str) -> None:
         """Forget what a write to this path has changed."""
@@ -239,10 +264,10 @@ class FhirBackend:
         self._learnt = Learnt()
         self._statement = Statement(version)
 
-    def open(self, meter: Meter, stop: threading.Event) -> FhirSession:
-        """A session for one delivery."""
+    def open(self, meter: Meter, stop: threading.Event, folder: Path | None = None) -> FhirSession:
+        """A session for one delivery; ``folder`` is the delivery's own, if it has one."""
         caller = HttpCaller(self._http, meter, stop, self._http.retries + 1)
-        return FhirSession(caller, self._learnt, self._statement)
+        return FhirSession(caller, self._learnt, self._statement, folder=folder, longest=self._http.max_body)
 
     def check(self) -> str:
         """Ask for the CapabilityStatement; raises ``Refused`` if its FHIR version is not the configured one."""
@@ -273,6 +298,11 @@ def _type_name(type_: Any) -> str:
     if not _TYPE.fullmatch(name):
         raise ValueError(f"{name!r} is not a FHIR resource type")
     return name
+
+
+def _wanted(found: SearchSet) -> Wanted:
+    type_, query = asked(found)
+    return Wanted(type_, tuple(query))
 
 
 def _checked_id(type_: str, id_: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
 from worker.backends.curl import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
-from worker.backends.origin import locate
+from worker.backends.origin import elsewhere, locate
 from worker.backends.prepare import prepare
 from worker.backends.route import Route
 from worker.backends.unfold import BodyTooLong
@@ -39,6 +40,7 @@ _ANSWER_TIMEOUTS = 6
 _SHORTEST_ANSWER = 30.0
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 20.0
+_LONGEST_REASON = 2**16  # bytes
 
 Asked = tuple[Call, Callable[[str, requests.Response], Any]]
 """A call, and what reads its answer."""
@@ -69,28 +71,31 @@ class Http:
         self.budget = RetryBudget(clock)
         self.went_well: Asked | None = None
         self.random = random
+        self.max_body = int(settings.max_body_mib * 2**20)
         self._timeout = settings.timeout
-        self._max_body = int(settings.max_body_mib * 2**20)
         self._credential = credential
         complete = max(_ANSWER_TIMEOUTS * settings.timeout, _SHORTEST_ANSWER)
         self.under_way = UnderWay()
         self._connect: Callable[[], BaseAdapter] = lambda: (
-            transport or CurlAdapter(complete, self._max_body, self.under_way)
+            transport or CurlAdapter(complete, self.max_body, self.under_way)
         )
         self._transport = self._connect()
         self._read_route = partial(Route.read, name, settings)
         self._route = self._read_route()
 
-    def locate(self, path: str) -> str:
-        """The URL that a job's path means; raises ``Refused`` for one that leads elsewhere."""
+    def locate(self, path: str, *, public: bool = False) -> str:
+        """The URL that a path means; raises ``Refused`` for one that leads elsewhere, unless that may be."""
         try:
-            return locate(self.url, path)
+            return elsewhere(path) if public and self._is_elsewhere(path) else locate(self.url, path)
         except ValueError as error:
             raise Refused(self.name, f"this path cannot be called below {self.origin}: {error}") from error
 
+    def _is_elsewhere(self, url: str) -> bool:
+        return origin_of(url) != self.origin
+
     def exchange(self, call: Call, meter: Meter, stop: threading.Event) -> requests.Response:
         """Send a call once, or twice where the first token had been revoked; raises ``BackendError``."""
-        url = self.locate(call.path)
+        url = self.locate(call.path, public=call.public)
         response, ticket = self._authorized(call, url, meter, stop)
         if response.status_code == 401 and self._credential and ticket and self._credential.refused(ticket):
             response, _ = self._authorized(call, url, meter, stop)
@@ -129,10 +134,12 @@ class Http:
     def _authorized(
         self, call: Call, url: str, meter: Meter, stop: threading.Event
     ) -> tuple[requests.Response, Ticket | None]:
-        ticket = self._ticket(meter)
+        ticket = None if call.public else self._ticket(meter)
         request = self._prepare(call, url, ticket)  # before the turn: what cannot be sent says nothing of the backend
-        with self.limits.turn(stop):
-            response = self._follow(request, meter)
+        # Nor does what another origin answers.
+        turn = nullcontext() if call.public and self._is_elsewhere(url) else self.limits.turn(stop)
+        with turn:
+            response = self._follow(request, meter, stream=call.stream)
             if response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it
         return response, ticket
@@ -148,9 +155,9 @@ class Http:
             raise Refused(self.name, "the request's method, path, parameters or headers cannot be sent") from None
         return ticket(request) if ticket else request
 
-    def _follow(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
+    def _follow(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool = False) -> requests.Response:
         for _ in range(_REDIRECTS):
-            response = self._send(request, meter)
+            response = self._send(request, meter, stream=stream)
             if not 300 <= response.status_code < 400 or request.method not in ("GET", "HEAD"):
                 return response
             if not (target := response.headers.get("Location")):
@@ -164,32 +171,36 @@ class Http:
             origin = origin_of(where)
         except ValueError:
             origin = "something that is not an http URL"
-        if origin != self.origin:
+        if origin != origin_of(url):
             raise Refused(self.name, f"redirects to {origin}, which gets no token; correct the backend's url")
-        return self.locate(where)
+        return self.locate(where, public=origin != self.origin)
 
-    def _send(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
+    def _send(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool) -> requests.Response:
         try:
             try:
-                return self._sent(request, meter)
+                return self._sent(request, meter, stream=stream)
             except ClosedMeanwhile:
                 if request.method not in _IDEMPOTENT:
                     raise  # what is sent the second time may have to differ
-                return self._sent(request, meter)
+                return self._sent(request, meter, stream=stream)
         except BodyTooLong as error:
-            raise TooCostly(self.name, f"answered more than {self._max_body} bytes; ask for less") from error
+            raise TooCostly(self.name, f"answered more than {self.max_body} bytes; ask for less") from error
         except CutOff as error:
             raise Stopping(f"{self.name}: the call was cut off, as the worker is stopping") from error
         except OSError as error:
             raise Unavailable(self.name, f"{self.origin} {self._trouble(error)}") from error
 
-    def _sent(self, request: requests.PreparedRequest, meter: Meter) -> requests.Response:
+    def _sent(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool) -> requests.Response:
         meter.call(self.name)
         route = self._route
+        cert = route.cert if route.cert and not self._is_elsewhere(str(request.url)) else None
         response = self._transport.send(
-            request, timeout=self._timeout, verify=route.verify, cert=route.cert, proxies=route.proxies
+            request, stream=stream, timeout=self._timeout, verify=route.verify, cert=cert, proxies=route.proxies
         )
-        _ = response.content  # where a transport reads it only when it is asked for
+        if not stream:
+            _ = response.content  # where a transport reads it only when it is asked for
+        elif not 200 <= response.status_code < 300:
+            _read_beginning(response)
         return response
 
     def _trouble(self, error: OSError) -> str:
@@ -198,6 +209,12 @@ class Http:
         if isinstance(error, requests.Timeout):
             return f"did not answer in time (timeout = {self._timeout:g})"
         return f"could not be asked: {error.strerror or type(error).__name__}"
+
+
+def _read_beginning(response: requests.Response) -> None:
+    """Take so much of a bad answer, whose body may be of any length, as its reason."""
+    with closing(response):
+        response._content = next(response.iter_content(_LONGEST_REASON), b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +240,16 @@ class HttpCaller:
                 raise
             return self._again(call, read, error)
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or only look; raises ``Stopping`` when ``stop`` is set."""
+        self.http.limits.pause(self.stop, seconds)
+        if self.stop.is_set():
+            raise Stopping(f"{self.backend}: the worker is stopping")
+
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
         self.http.budget.earn()
-        if call.method == "GET":
+        if call.method == "GET" and "://" not in call.path:  # a page or a status may be gone the next time
             self.http.went_well = call, read
         return result
 

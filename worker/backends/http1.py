@@ -18,7 +18,7 @@ from requests.cookies import RequestsCookieJar
 from requests.utils import get_encoding_from_headers, requote_uri
 
 from worker.backends.headers import Headers, fields_of
-from worker.backends.unfold import BodyTooLong, unfolded
+from worker.backends.unfold import BodyTooLong, unfolded, unfolding
 
 Receive = Callable[[], bytes]
 """The next bytes of the connection; none at its end."""
@@ -101,11 +101,7 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
     Raises ``BodyTooLong``, and ``requests.ConnectionError`` for what is no whole answer.
     """
     incoming = _Incoming(receive)
-    version, answer = _head(request, incoming)
-    while 100 <= answer.status_code < 200:
-        if answer.status_code == 101:
-            _broken("switched to another protocol, unasked")
-        version, answer = _head(request, incoming)
+    version, answer = _last_head(request, incoming)
     headers: Headers = answer.headers  # type: ignore[assignment] # _head has made them
     keeps = _keeps_open(version, headers)
     if request.method != "HEAD" and answer.status_code not in _NO_BODY:
@@ -118,6 +114,45 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
         coding = headers.get("Content-Encoding")
         answer._content = unfolded(body, coding, most) if coding and body else body
     return answer, keeps and incoming.is_empty
+
+
+def open_answer(request: requests.PreparedRequest, receive: Receive, close: Callable[[], None]) -> Answer:
+    """The answer with its body still to be read, by ``iter_content``; ``close`` is called at its end.
+
+    What is not a whole body raises ``requests.ConnectionError`` then.
+    """
+    incoming = _Incoming(receive)
+    answer = _last_head(request, incoming)[1]
+    headers: Headers = answer.headers  # type: ignore[assignment] # _head has made them
+    empty = request.method == "HEAD" or answer.status_code in _NO_BODY
+    pieces = iter(()) if empty else _pieces(incoming, headers)
+    answer._content, answer._content_consumed = False, False  # type: ignore[assignment] # the library's own mark
+    answer.raw = _Body(unfolding(pieces, headers.get("Content-Encoding", "")), close)
+    return answer
+
+
+class _Body:
+    """What ``requests.Response`` reads a body from."""
+
+    def __init__(self, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self.close = close
+
+    def stream(self, _size: int, decode_content: bool = True) -> Iterator[bytes]:  # noqa: ARG002 - the API's
+        """The body, piece by piece."""
+        try:
+            yield from self._pieces
+        finally:
+            self.close()
+
+
+def _last_head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, Answer]:
+    version, answer = _head(request, incoming)
+    while 100 <= answer.status_code < 200:
+        if answer.status_code == 101:
+            _broken("switched to another protocol, unasked")
+        version, answer = _head(request, incoming)
+    return version, answer
 
 
 def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, Answer]:
@@ -157,6 +192,19 @@ def _checked(size: int, most: int) -> int:
     if size > most:
         raise BodyTooLong
     return size
+
+
+def _pieces(incoming: _Incoming, headers: Headers) -> Iterator[bytes]:
+    if "Transfer-Encoding" in headers:
+        yield from _chunks(incoming, headers)
+    elif "Content-Length" not in headers:
+        yield from incoming.rest()
+    else:
+        left = _length(headers["Content-Length"])
+        while left:
+            piece = incoming.some(left)
+            left -= len(piece)
+            yield piece
 
 
 def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:

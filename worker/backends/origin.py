@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
-from worker.http_terms import origin_of
+from worker.http_terms import address, origin_of, travels_open
 
 # No scheme, no host, nothing to quote and no segment of dots: it cannot lead away, and nearly every path is like that.
 _HARMLESS = re.compile(r"/?[\w$~-][\w$.~-]*(?:/[\w$~-][\w$.~-]*)*/?", re.ASCII)
@@ -29,4 +29,11 @@ def locate(base: str, path: str) -> str:
         raise ValueError(f"it leads away from {origin_of(base)}")
     if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(urlsplit(path).path))):
         raise ValueError("it has a '.' or '..' segment")
+    return url
+
+
+def elsewhere(url: str) -> str:
+    """A URL of whatever origin, if what comes from there cannot be changed on its way; raises ``ValueError``."""
+    if travels_open(address(url)):
+        raise ValueError("what it leads to would travel unencrypted")
     return url

@@ -103,6 +103,11 @@ class SearchSet:
         return self if asked else self.search(_count=count)
 
 
+def asked(found: SearchSet) -> tuple[str, list[Parameter]]:
+    """The type and the parameters of a set."""
+    return found._type, found._query
+
+
 def _refuse_ignored_parameters(backend: str, query: list[Parameter], self_link: str) -> None:
     """A server that does not know a parameter may ignore it and answer with everything; its self link tells."""
     used = parse_qsl(urlsplit(self_link).query, keep_blank_values=True)

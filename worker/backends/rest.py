@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -106,7 +107,7 @@ class RestBackend:
         self.limits = http.limits
         self._http = http
 
-    def open(self, meter: Meter, stop: threading.Event) -> RestSession:
+    def open(self, meter: Meter, stop: threading.Event, folder: Path | None = None) -> RestSession:  # noqa: ARG002
         """A session for one delivery."""
         return RestSession(HttpCaller(self._http, meter, stop, self._http.retries + 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import zlib
+from collections.abc import Iterator
 
 import requests
 
@@ -13,6 +14,7 @@ MOST_MEMBERS = 100
 
 _GZIP = 16 + zlib.MAX_WBITS
 _MAGIC = b"\x1f\x8b"
+_PIECE = 2**16
 _CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
@@ -42,6 +44,40 @@ def unfolded(body: bytes, codings: str, most: int) -> bytes:
         if len(body) > most:
             raise BodyTooLong
     return body
+
+
+def unfolding(pieces: Iterator[bytes], codings: str) -> Iterator[bytes]:
+    """A body of any length without the one coding that it may have, in pieces that are never much longer than given.
+
+    Raises ``requests``' ``ContentDecodingError``.
+    """
+    coding = codings.strip().lower()
+    if coding in ("", "identity"):
+        return pieces
+    if coding not in _CODINGS:
+        raise _trouble("the answer is compressed in a way that was not asked for")
+    return _inflating(pieces, _CODINGS[coding])
+
+
+def _inflating(pieces: Iterator[bytes], window: int) -> Iterator[bytes]:
+    machine = zlib.decompressobj(window)
+    members = 1
+    try:
+        for piece in pieces:
+            left = piece
+            while left:
+                if machine.eof:  # a gzip file may go on with another (RFC 1952 section 2.2)
+                    machine, members = zlib.decompressobj(window), members + 1
+                    if members > MOST_MEMBERS:
+                        raise _trouble("the answer is compressed in too many parts")
+                yield machine.decompress(left, _PIECE)
+                left = machine.unconsumed_tail or machine.unused_data
+    except zlib.error as error:
+        raise _trouble("the answer is not compressed as it says") from error
+    while rest := machine.decompress(b"", _PIECE):
+        yield rest
+    if not machine.eof:
+        raise _trouble("the answer's compressed body is cut")
 
 
 def _inflated(body: bytes, coding: str, most: int) -> bytes:

@@ -99,6 +99,12 @@ class Resources:
             newest = [of_type[id_][-1] for id_ in (of_type if ids is None else ids) if id_ in of_type]
         return (version for version in newest if version.resource is not None)
 
+    def changed(self, since: datetime | None) -> list[Version]:
+        """The newest version of each resource, which may be its deletion, of those written after a time."""
+        with self.lock:
+            newest = [versions[-1] for of_type in self._versions.values() for versions in of_type.values()]
+        return [version for version in newest if since is None or version.updated > since]
+
     def write(self, type_: str, id_: str, resource: Resource | None) -> Version:
         """Add a version, None for a deletion; the resource gets its id and meta."""
         with self.lock:

@@ -1,0 +1,473 @@
+"""Exports over real sockets, from servers that do well, that fail, and that lie."""
+
+import json
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from servers.bulk import TIME, bulk_server
+from structlog.testing import capture_logs
+
+from worker.auth import MemoryTokenStore, open_credential
+from worker.backends import open_backend
+from worker.backends.bulk import export, lines
+from worker.config import BearerSettings, FhirSettings
+from worker.errors import DeliveryError, Refused, ServerFault, Stopping, Unauthorized, Unavailable
+from worker.records import Meter, RowKey
+
+TOKEN = "canary-token"
+BEARER = f"Bearer {TOKEN}"
+ONE, TWO, THREE = ({"resourceType": "Patient", "id": str(number)} for number in (1, 2, 3))
+SEEN = {"resourceType": "Observation", "id": "o", "valueQuantity": {"value": 1}}
+
+
+@dataclass
+class Tick:
+    """The attempts at one delivery, each with a new connection and the same folder."""
+
+    server: object
+    folder: Path
+    stack: ExitStack
+    retries: int = 0
+    waits: list = field(default_factory=list)
+    stop_at: int = 10**6
+
+    def ehr(self, **settings):
+        stop = threading.Event()
+
+        def sleep(stop, seconds):
+            self.waits.append(round(seconds))
+            if len(self.waits) >= self.stop_at:
+                stop.set()
+            return stop.is_set()
+
+        credential = open_credential("hospital", BearerSettings(token=TOKEN), MemoryTokenStore(), owner="test")
+        given = {"url": self.server.url, "auth": "hospital", "retries": self.retries, "timeout": 5, **settings}
+        backend = open_backend("ehr", FhirSettings(**given), credential, threads=4, sleep=sleep)
+        self.stack.callback(backend.close)
+        return backend.open(Meter(), stop, self.folder).at(RowKey("d" * 64, 2))
+
+    def export(self, *what, **how):
+        return self.ehr().export(*what, **how)
+
+    def rows(self, *what, **how):
+        return list(self.export(*what, **how))
+
+
+@pytest.fixture
+def server():
+    with bulk_server() as made:
+        yield made
+
+
+@pytest.fixture
+def capture_log():
+    with capture_logs() as events:
+        yield events
+
+
+@pytest.fixture
+def elsewhere():
+    with bulk_server("127.0.0.2") as made:
+        yield made
+
+
+@pytest.fixture
+def tick(server, tmp_path):
+    with ExitStack() as stack:
+        yield Tick(server, tmp_path / "3f9a1c2b", stack)
+
+
+def test_an_export_is_begun_waited_for_fetched_and_given_back(server, tick):
+    server.polls = [(202, {"Retry-After": "120", "X-Progress": "half"}), (202, {})]
+    server.made(ONE, TWO)
+    server.made(SEEN)
+    export = tick.export("Patient", "Observation", since=datetime(2026, 11, 1, tzinfo=UTC))
+    assert list(export) == [ONE, TWO, SEEN]
+    assert list(export) == [ONE, TWO, SEEN]
+    assert export.time == TIME
+    assert server.seen == [
+        ("GET", "/$export?_type=Patient%2CObservation&_since=2026-11-01T00%3A00%3A00.000%2B00%3A00", BEARER),
+        *[("GET", "/status/1", BEARER)] * 3,
+        ("GET", "/files/0", BEARER),
+        ("GET", "/files/1", BEARER),
+        ("DELETE", "/status/1", BEARER),
+    ]
+    assert tick.waits == [120, 2]
+
+
+def test_nothing_is_asked_before_the_export_is_read(server, tick):
+    tick.export("Patient")
+    assert server.seen == []
+
+
+def test_numbers_and_nulls_of_an_export_stay_what_they_are(server, tick):
+    path = server.made(SEEN)
+    text = b'{"resourceType":"Observation","valueQuantity":{"value":1.10},"_status":[null,{"id":"a"}]}'
+    server.files[path] = text
+    (found,) = tick.rows("Observation")
+    assert str(found["valueQuantity"]["value"]) == "1.10"
+    assert found["_status"] == [None, {"id": "a"}]
+
+
+def test_a_set_to_be_searched_is_exported_in_part_and_filters_with_personal_data_are_posted(server, tick):
+    server.made(SEEN)
+    ehr = tick.ehr()
+    final = ehr.resources("Observation").search(status="final", date__ge="2026")
+    assert list(ehr.export(final, of="Group/g1")) == [SEEN]
+    assert server.seen[0][1] == (
+        "/Group/g1/$export?_type=Observation&_typeFilter=Observation%3Fstatus%3Dfinal%26date%3Dge2026"
+    )
+    named = ehr.resources("Observation").search(subject__Patient__name="Novak")
+    assert list(ehr.export(named, of="Patient", since=TIME)) == [SEEN]
+    method, path, _ = [each for each in server.seen if "$export" in each[1]][1]
+    assert (method, path) == ("POST", "/Patient/$export")
+    assert server.asked[0]["parameter"] == [
+        {"name": "_type", "valueString": "Observation"},
+        {"name": "_since", "valueInstant": TIME},
+        {"name": "_typeFilter", "valueString": "Observation?subject%3APatient.name=Novak"},
+    ]
+
+
+@pytest.mark.parametrize("since", ["2026-11-01T00:00:00", "yesterday", datetime(2026, 11, 1)])
+def test_a_time_without_a_zone_is_no_instant(tick, since):
+    with pytest.raises(ValueError):
+        tick.export("Patient", since=since)
+
+
+def test_a_level_that_there_is_not_is_the_jobs_mistake(tick):
+    with pytest.raises(ValueError, match="Group/ID"):
+        tick.export("Patient", of="Group/../Patient")
+
+
+def test_what_was_deleted_is_told(server, tick):
+    server.made(ONE)
+    gone = [{"request": {"method": "DELETE", "url": url}} for url in ("Patient/7", "Observation/8")]
+    server.made({"resourceType": "Bundle", "type": "transaction", "entry": gone}, kind="deleted")
+    export = tick.export(since=TIME)
+    assert list(export) == [ONE]
+    assert list(export.deleted()) == ["Patient/7", "Observation/8"]
+
+
+def outcome(severity):
+    issue = {"severity": severity, "code": "not-supported", "diagnostics": "Novak is odd"}
+    return {"resourceType": "OperationOutcome", "issue": [issue]}
+
+
+def test_a_warning_is_kept_and_logged_by_its_code(server, tick, capture_log):
+    server.made(ONE)
+    server.made(outcome("warning"), kind="error")
+    export = tick.export("Patient")
+    assert list(export) == [ONE]
+    assert list(export.outcomes()) == [outcome("warning")]
+    (told,) = [each for each in capture_log if each["event"] == "an export came with issues"]
+    assert (told["codes"], "Novak" in str(told)) == ("not-supported", False)
+
+
+def test_what_could_not_be_exported_is_an_error_before_the_first_resource_unless_a_part_will_do(server, tick):
+    server.made(ONE)
+    server.made(outcome("error"), kind="error")
+    with pytest.raises(Refused, match=r"could not export everything: 1 \(not-supported\); take the others") as refused:
+        next(iter(tick.export("Patient")))
+    assert "Novak" not in str(refused.value)
+    assert tick.rows("Patient", partial_ok=True) == [ONE]
+
+
+def test_a_stopped_worker_goes_on_polling_at_the_next_start(server, tick):
+    server.polls = [(202, {"Retry-After": "30"})] * 3
+    server.made(ONE)
+    tick.stop_at = 2
+    with pytest.raises(Stopping):
+        tick.rows("Patient")
+    tick.stop_at = 10**6
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 1
+    assert server.paths("DELETE") == ["/status/1"]
+
+
+def test_files_that_are_there_are_not_fetched_again(server, tick):
+    server.made(ONE)
+    second = server.made(TWO)
+    server.answers[second] = 503, {}
+    with pytest.raises(Unavailable):
+        tick.rows("Patient")
+    del server.answers[second]
+    assert tick.rows("Patient") == [ONE, TWO]
+    assert tick.rows("Patient") == [ONE, TWO]
+    assert server.paths().count("/files/0") == 1
+    assert server.paths().count("/status/1") == 1
+    assert server.paths("DELETE") == ["/status/1"]
+
+
+def test_what_an_earlier_attempt_left_half_written_is_removed(server, tick):
+    server.made(ONE)
+    tick.rows("Patient")
+    (folder,) = (tick.folder / "exports").iterdir()
+    half = folder / ".1.ndjson.0a.part"
+    half.write_bytes(b"{")
+    assert tick.rows("Patient") == [ONE]
+    assert not half.exists()
+
+
+def test_other_questions_are_other_exports(server, tick):
+    server.made(ONE)
+    ehr = tick.ehr()
+    assert [list(ehr.export("Patient", since=since)) for since in (None, TIME, None)] == [[ONE]] * 3
+    assert len([path for path in server.paths() if "$export" in path]) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_is_busy_is_polled_again_and_keeps_its_export(server, tick, status):
+    server.polls = [(202, {}), (status, {"Retry-After": "3"})]
+    server.made(ONE)
+    with pytest.raises(Unavailable) as waits:
+        tick.rows("Patient")
+    assert waits.value.retry_after == 3
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 1
+
+
+def test_a_fault_with_a_passing_code_is_no_end_of_the_export(server, tick):
+    said = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "transient"}]}
+    server.polls = [(500, {"Content-Type": "application/json"}, json.dumps(said).encode())]
+    server.made(ONE)
+    with pytest.raises(Unavailable) as waits:
+        tick.rows("Patient")
+    assert not isinstance(waits.value, ServerFault)
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 1
+
+
+def test_an_export_that_failed_is_given_up_and_begun_anew_at_the_next_attempt(server, tick):
+    server.polls = [(202, {}), (500, {})]
+    server.made(ONE)
+    with pytest.raises(ServerFault):
+        tick.rows("Patient")
+    assert server.paths("DELETE") == ["/status/1"]
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 2
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_an_export_that_has_expired_is_begun_anew_once(server, tick, status):
+    server.polls = [(status, {}), (202, {})]
+    server.made(ONE)
+    assert tick.rows("Patient") == [ONE]
+    server.polls = [(status, {})] * 2
+    with pytest.raises(Refused):
+        tick.rows("Observation")
+
+
+def test_an_export_without_end_is_given_up(server, tick, monkeypatch):
+    monkeypatch.setattr(export, "LONGEST_EXPORT", 100)
+    server.polls = [(202, {})] * 100
+    with pytest.raises(Refused, match="has not made the export"):
+        tick.rows("Patient")
+    assert tick.waits == [1, 2, 4, 8, 16, 32, 60]
+    assert server.paths("DELETE") == ["/status/1"]
+
+
+def test_a_server_that_does_not_wait_an_hour_for_a_poll_is_asked_within_it(server, tick):
+    server.polls = [(202, {"Retry-After": "999999999"}), (202, {"Retry-After": "0"})]
+    server.made(ONE)
+    tick.rows("Patient")
+    assert tick.waits == [3600, 1]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_a_server_without_exports_is_told_so(server, tick, status):
+    server.started = status, {}
+    with pytest.raises(Refused, match=f"begins no export: answered {status}.*whether it offers"):
+        tick.rows("Patient")
+
+
+@pytest.mark.parametrize(
+    ("started", "said"),
+    [
+        ((200, {"Content-Location": "/status/1"}), "answered 200 to an export"),
+        ((202, {}), "answered 202 to an export"),
+        ((202, {"Content-Location": "http://127.0.0.2/status"}), "on another origin"),
+        ((202, {"Content-Location": "http://[/"}), "on another origin"),
+    ],
+)
+def test_an_export_whose_place_is_not_told_is_refused(server, tick, started, said):
+    server.started = started
+    with pytest.raises(Refused, match=said):
+        tick.rows("Patient")
+    assert len(server.seen) == 1
+
+
+def test_a_file_elsewhere_gets_no_token_and_is_refused_if_it_needs_one(server, elsewhere, tick):
+    server.made(ONE, url=f"{elsewhere.url}/files/0")
+    elsewhere.made(ONE)
+    with pytest.raises(Refused, match="another origin, which gets no token"):
+        tick.rows("Patient")
+    assert elsewhere.seen == []
+    server.manifest["requiresAccessToken"] = False
+    assert tick.rows("Patient") == [ONE]
+    assert elsewhere.seen == [("GET", "/files/0", None)]
+
+
+def test_a_public_file_of_the_servers_own_gets_no_token_either(server, tick):
+    server.made(ONE)
+    server.manifest["requiresAccessToken"] = False
+    assert tick.rows("Patient") == [ONE]
+    assert ("GET", "/files/0", None) in server.seen
+
+
+@pytest.mark.parametrize("claim", ["false", None, 0])
+def test_what_is_not_said_plainly_needs_the_token(server, elsewhere, tick, claim):
+    server.made(ONE, url=f"{elsewhere.url}/files/0")
+    server.manifest["requiresAccessToken"] = claim
+    with pytest.raises(Refused, match="another origin"):
+        tick.rows("Patient")
+    assert elsewhere.seen == []
+
+
+def test_a_file_that_would_travel_unencrypted_is_refused(server, tick):
+    server.made(ONE, url="http://files.example/0")
+    server.manifest["requiresAccessToken"] = False
+    with pytest.raises(Refused, match="unencrypted"):
+        tick.rows("Patient")
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_redirect_to_another_origin_is_not_followed(server, elsewhere, tick, public):
+    path = server.made(ONE)
+    server.manifest["requiresAccessToken"] = not public
+    server.answers[path] = 302, {"Location": f"{elsewhere.url}/files/0"}
+    with pytest.raises(Refused, match="redirects to"):
+        tick.rows("Patient")
+    assert elsewhere.seen == []
+
+
+def test_a_relative_address_of_a_file_is_the_servers(server, tick):
+    server.made(ONE, url="../files/0")
+    assert tick.rows("Patient") == [ONE]
+
+
+def test_a_file_that_is_forbidden_is_a_matter_of_the_auth(server, tick):
+    server.answers[server.made(ONE)] = 403, {}
+    with pytest.raises(Unauthorized):
+        tick.rows("Patient")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"transactionTime": None}, "without a transactionTime"),
+        ({"transactionTime": "2026-11-27T02:00:00"}, "without a transactionTime"),
+        ({"output": {}}, None),
+        ({"output": "x"}, "without a list of output"),
+        ({"output": [{"type": "Patient"}]}, "without an http URL"),
+        ({"output": [{"type": "Patient", "url": "file:///etc/passwd"}]}, "without an http URL"),
+        ({"output": [{"url": "/files/0"}]}, "without a type"),
+        ({"output": [{"type": "Observation", "url": "/files/0"}]}, "asked to export Patient only, and exported Obs"),
+        ({"link": [{"relation": "next", "url": "/status/1"}]}, "do not end"),
+        ({"resourceType": "Patient"}, "no manifest"),
+    ],
+)
+def test_a_manifest_that_cannot_be_believed_is_refused_and_the_export_given_back(server, tick, change, said):
+    server.made(ONE)
+    server.manifest |= change
+    if said is None:
+        assert tick.rows("Patient") == []
+        return
+    with pytest.raises(Refused, match=said):
+        tick.rows("Patient")
+    assert server.paths("DELETE") == ["/status/1"]
+    assert not any(path.startswith("/files") for path in server.paths())
+
+
+def test_a_manifest_of_several_pages_is_read_to_its_end_and_the_earliest_time_counts(server, tick):
+    server.made(ONE)
+    first = {**server.manifest, "link": [{"relation": "next", "url": "/status/2"}]}
+    server.polls = [(200, {"Content-Type": "application/json"}, json.dumps(first).encode())]
+    server.manifest = {"transactionTime": "2026-11-27T00:59:59Z", "requiresAccessToken": True}
+    server.made(TWO)
+    export = tick.export("Patient")
+    assert list(export) == [ONE, TWO]
+    assert export.time == "2026-11-27T00:59:59Z"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b'{"resourceType":"Patient"}\n', ServerFault, "has 1 of the 2 lines"),
+        (b'{"resourceType":"Patient"}\n{"resourceType":"Pat', ServerFault, "line that is cut or no JSON, number 2"),
+        (b'{"resourceType":"Patient"}\n' * 3, Refused, "more than the 2 lines"),
+        (b'{"resourceType":"Patient"}\n{"resourceType":"Group"}\n', Refused, "something else in line 2"),
+        (b'{"resourceType":"Patient"}\n[]\n', Refused, "something else in line 2"),
+        (b'{"resourceType":"Patient","x":"' + b"x" * 2**20, Refused, "bytes in a line"),
+    ],
+    ids=["short", "cut", "long", "another type", "no resource", "long line"],
+)
+def test_a_file_that_is_not_what_the_manifest_says_is_never_taken_for_it(server, tick, body, kind, said):
+    path = server.made(ONE, TWO)
+    server.files[path] = body
+    with pytest.raises(kind, match=said):
+        list(tick.ehr(max_body_mib=1).export("Patient"))
+    assert list(tick.folder.rglob("*.ndjson")) == []
+
+
+def test_a_file_that_breaks_off_is_fetched_again(server, tick):
+    tick.retries = 2
+    path = server.made(ONE, TWO)
+    whole = server.files[path]
+    cuts = [len(whole) - 9, 12]
+
+    def answer(handler):
+        if cuts:
+            handler._say(200, {}, whole[: cuts.pop()], length=len(whole))
+            handler.close_connection = True
+            return 0, {}
+        del server.answers[path]
+        return 200, {}, whole
+
+    server.answers[path] = lambda handler: answer(handler)
+    assert tick.rows("Patient") == [ONE, TWO]
+    assert server.paths().count(path) == 3
+
+
+def test_lines_may_be_blank_end_in_crlf_or_in_nothing(server, tick):
+    path = server.made(ONE, TWO)
+    server.files[path] = b"\r\n".join([json.dumps(ONE).encode(), b"", json.dumps(TWO).encode()])
+    assert tick.rows("Patient") == [ONE, TWO]
+
+
+def test_a_log_in_page_is_no_file(server, tick):
+    server.answers[server.made(ONE)] = 200, {"Content-Type": "text/html"}, b"<html>"
+    with pytest.raises(Unavailable, match="log-in page"):
+        tick.rows("Patient")
+
+
+def test_a_file_without_end_is_given_up(server, tick, monkeypatch):
+    monkeypatch.setattr(lines, "MOST_BYTES", 1000)
+    path = server.made(ONE)
+    del server.manifest["output"][0]["count"]
+    server.files[path] = b'{"resourceType":"Patient"}\n' * 1000
+    with pytest.raises(Refused, match="1000 in all"):
+        tick.rows("Patient")
+
+
+def test_a_delivery_without_a_folder_of_its_own_exports_nothing(server, tick):
+    tick.folder = None
+    with pytest.raises(DeliveryError, match="job with a schedule"):
+        tick.rows("Patient")
+    assert server.seen == []
+
+
+def test_many_rows_that_ask_the_same_get_one_export(server, tick):
+    server.made(ONE)
+    ehr = tick.ehr()
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(list(ehr.export("Patient")))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[ONE]] * 8
+    assert len([path for path in server.paths() if "$export" in path]) == 1

@@ -1,0 +1,248 @@
+"""An export from its beginning to its resources: begun, waited for, fetched, and given back to the server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from worker.backends.answers import asked_wait, codes, names, outcome_issues, resource, whole
+from worker.backends.bulk import lines
+from worker.backends.bulk.manifest import File, Manifest
+from worker.backends.bulk.progress import Progress
+from worker.backends.bulk.question import Question
+from worker.backends.calls import Call, Caller
+from worker.backends.lookups import GONE
+from worker.backends.page import Resource
+from worker.errors import BackendError, DeliveryError, Refused, ServerFault
+from worker.http_terms import origin_of
+from worker.log import get_logger
+
+log = get_logger()
+
+LONGEST_EXPORT = 24 * 3600.0
+"""Seconds that a server may take; then the export is given up."""
+
+MOST_MANIFESTS = 1000
+"""How many pages a manifest may have."""
+
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 60.0  # where the server says nothing of it
+_ACCEPTED = 202
+_NO_SUCH_THING = frozenset({400, 404, 405, 501})
+_FATAL = ("error", "fatal")
+
+
+class Export:
+    """The resources of an export, as ``Fhir.export`` describes it: asked for only when read.
+
+    What is fetched lies in the folder of the delivery, and so does the address of an export that the server is still
+    busy with: after a stop or a crash, the delivery goes on where it was. Not before all files are there, and what they
+    should be, is the first resource given.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        question: Question,
+        folder: Path | None,
+        turn: threading.Lock,
+        *,
+        longest: int,
+        partial_ok: bool,
+    ) -> None:
+        self._backend = caller.backend
+        self._question = question
+        self._folder = folder
+        self._turn = turn
+        self._making = partial(_Making, caller, question, longest=longest)
+        self._partial_ok = partial_ok
+        self._done: Progress | None = None
+
+    @property
+    def time(self) -> str:
+        """When the server looked, by its own clock (``transactionTime``): where the next ``since`` goes on from."""
+        manifest = self._fetched().manifest
+        return manifest.time if manifest else ""
+
+    def iterate(self) -> Iterator[Resource]:
+        """Every resource, file by file."""
+        return self._of("output")
+
+    __iter__ = iterate
+
+    def deleted(self) -> Iterator[str]:
+        """What was deleted since ``since``, as far as the server tells: references such as ``Patient/123``."""
+        for bundle in self._of("deleted"):
+            for entry in bundle.get("entry") or ():
+                request = entry.get("request") if isinstance(entry, dict) else None
+                if isinstance(request, dict) and request.get("method") == "DELETE":
+                    yield str(request.get("url"))
+
+    def outcomes(self) -> Iterator[Resource]:
+        """What the server had to say, as OperationOutcomes."""
+        return self._of("error")
+
+    def _of(self, kind: str) -> Iterator[Any]:
+        done = self._fetched()
+        for number, _ in done.of_kind(kind):
+            yield from lines.read(done.path(number))
+
+    def _fetched(self) -> Progress:
+        if self._done is None:
+            if self._folder is None:
+                raise DeliveryError("an export takes longer than a message may: ask for it in a job with a schedule")
+            with self._turn:  # one after the other: servers make few at a time
+                progress = Progress(self._folder / "exports" / f"{self._backend}-{self._question.key}")
+                progress.begin()
+                self._making(progress).make()
+                self._refuse_a_part(progress)
+                self._done = progress
+        return self._done
+
+    def _refuse_a_part(self, progress: Progress) -> None:
+        said, failed = _told(progress)
+        if failed and not self._partial_ok:
+            what = f"could not export everything: {failed} ({' '.join(said)}); take the others with partial_ok=True"
+            raise Refused(self._backend, what)
+        if said:
+            log.warning("an export came with issues", backend=self._backend, codes=" ".join(said), errors=failed)
+
+
+def _told(progress: Progress) -> tuple[list[str], int]:
+    """The codes of the server's issues, and how many of those are errors."""
+    said: set[str] = set()
+    failed = 0
+    for number, _ in progress.of_kind("error"):
+        for outcome in lines.read(progress.path(number)):
+            issues = outcome_issues(outcome)
+            failed += sum(issue.get("severity") in _FATAL for issue in issues)
+            if len(said) < 20:
+                said |= codes(issues)
+    return names(said), failed
+
+
+class _Making:
+    """Goes on with an export to the end, from wherever it is."""
+
+    def __init__(self, caller: Caller, question: Question, progress: Progress, *, longest: int) -> None:
+        self._caller = caller
+        self._question = question
+        self._progress = progress
+        self._longest = longest
+
+    def make(self, *, again: bool = True) -> None:
+        """Returns when all files are there; ``again``: one that the server has dropped is begun anew, once."""
+        if self._progress.is_over:
+            return
+        try:
+            self._go_on()
+        except Refused as error:
+            was_begun = bool(self._progress.status)
+            self._give_up()
+            if not (again and was_begun and error.status in GONE):
+                raise
+            log.warning("an export has expired and is begun anew", backend=self._caller.backend)
+            self.make(again=False)
+        else:
+            self._dismiss()
+            self._progress.end()
+
+    def _go_on(self) -> None:
+        if not self._progress.status:
+            self._progress.status = self._begun()
+        manifest = self._progress.manifest
+        if manifest is None:
+            self._progress.manifest = manifest = self._awaited(self._progress.status)
+        for number, file in enumerate(manifest.files):
+            if not self._progress.path(number).exists():
+                self._fetch(number, file)
+
+    def _begun(self) -> str:
+        try:
+            status = self._caller(self._question.call(), _status_url)
+        except Refused as error:
+            if error.status not in _NO_SUCH_THING:
+                raise
+            what = f"begins no export: {error.detail.removeprefix(f'{self._caller.backend}: ')}"
+            raise Refused(self._caller.backend, f"{what}; see whether it offers $export at this level") from error
+        log.info("export begun", backend=self._caller.backend)
+        return status
+
+    def _awaited(self, status: str) -> Manifest:
+        """The whole manifest, when there is one."""
+        manifest = self._polled(status)
+        seen = {status}
+        url = manifest.next
+        while url:
+            if url in seen or len(seen) >= MOST_MANIFESTS:
+                raise Refused(self._caller.backend, "the pages of an export's manifest do not end")
+            seen.add(url)
+            following = self._polled(url)
+            manifest, url = manifest.joined(following), following.next
+        log.info("export done", backend=self._caller.backend, files=len(manifest.files))
+        return manifest
+
+    def _polled(self, url: str) -> Manifest:
+        waited, backoff = 0.0, _FIRST_WAIT
+        call = Call("GET", url, headers={"Accept": "application/json"})
+        while waited < LONGEST_EXPORT:
+            try:
+                found = self._caller(call, self._manifest_or_wait)
+            except ServerFault:  # as the guide has it, this is the export's end (a passing fault has a code of its own)
+                self._give_up()
+                raise
+            if isinstance(found, Manifest):
+                return found
+            pause = max(_FIRST_WAIT, found) if found is not None else backoff
+            backoff = min(_LONGEST_WAIT, 2 * backoff)
+            waited += pause
+            self._caller.wait(pause)
+        raise Refused(self._caller.backend, f"has not made the export within {LONGEST_EXPORT / 3600:.0f} hours")
+
+    def _manifest_or_wait(self, backend: str, response: requests.Response) -> Manifest | float | None:
+        if response.status_code == _ACCEPTED:
+            return asked_wait(response)
+        return Manifest.read(backend, resource(backend, response), response.url, self._question.types)
+
+    def _fetch(self, number: int, file: File) -> None:
+        fetched = lines.Fetched(file, self._longest, lambda: self._caller.wait(0))
+
+        def read(backend: str, response: requests.Response) -> None:
+            with self._progress.writing(number) as write:
+                fetched.save(backend, response, write)
+
+        headers = {"Accept": "application/fhir+ndjson"}
+        self._caller(Call("GET", file.url, headers=headers, stream=True, public=file.public), read)
+
+    def _give_up(self) -> None:
+        if self._progress.status:
+            self._dismiss()
+        self._progress.forget()
+
+    def _dismiss(self) -> None:
+        """Let the server remove its files (IG, "Bulk Data Delete Request"); it may be unable to, or have done it."""
+        try:
+            self._caller(Call("DELETE", self._progress.status, headers={"Accept": "application/fhir+json"}), whole)
+        except BackendError as error:
+            log.info("an export is left for the server to remove", backend=self._caller.backend, status=error.status)
+
+
+def _status_url(backend: str, response: requests.Response) -> str:
+    """Where the server tells how far it is; only on its own origin, as the token goes there."""
+    given = response.headers.get("Content-Location", "")
+    if response.status_code != _ACCEPTED or not given:
+        resource(backend, response)  # it may say why
+        raise Refused(backend, f"answered {response.status_code} to an export, and not where it will be")
+    try:
+        url = urljoin(response.url, given)
+        if origin_of(url) == origin_of(response.url):
+            return url
+    except ValueError:
+        pass
+    raise Refused(backend, "would tell of an export on another origin, which gets no token")
