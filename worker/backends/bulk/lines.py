@@ -41,6 +41,7 @@ class Fetched:
                 self._look()
                 lines.take(piece)
                 write(piece)
+        self._look()  # a body without a length seems whole if the worker's own end has cut it off
         lines.end()
 
     def _pieces(self, backend: str, response: requests.Response) -> Iterator[bytes]:
