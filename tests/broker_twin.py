@@ -59,14 +59,19 @@ class Consumption:
 
     def begin(self):
         queues = self._twin.queues
-        for queue in self.topology.queues():
-            if self.topology.passive and queue.name not in queues:
-                self.reason = f"{queue.name}: the queue is not there"
-                return
-            queues.setdefault(queue.name, deque())
+        missing = [queue.name for queue in self.topology.queues() if queue.name not in queues]
+        if missing and self.topology.passive:
+            self.reason = f"{missing[0]}: the queue is not there"
+            return
+        self.restore(lambda: None)
         self.channel = Channel(queues[self.topology.queue], next(self._generations))
         self.reason = ""
         self.begun.set()
+
+    def restore(self, done):
+        for queue in self.topology.queues():
+            self._twin.queues.setdefault(queue.name, deque())
+        done()
 
     def deliver(self):
         if self._cancelled:
@@ -163,8 +168,8 @@ class Twin:
 
     def delete(self, queue):
         """With all that is in it, as an operator does."""
-        consumption = self._consumptions[queue]
-        consumption.lose("the broker closed it")
+        if queue in self._consumptions:
+            self._consumptions[queue].lose("the broker closed it")
         del self.queues[queue]
 
     def put(self, queue, *messages):

@@ -222,6 +222,18 @@ def test_a_queue_that_was_deleted_is_declared_and_consumed_again(side):
     assert requests.next().generation > 1
 
 
+def test_queues_that_have_gone_are_declared_again_on_request(side):
+    requests, post, restored = side.inbox(retry_delays=(1, 4), reply_queue="answers"), side.post(), []
+    for gone in ("q.dead", "q.retry.4", "answers"):
+        side.operator.delete(gone)
+        assert post.sent(gone) is Sent.RETURNED
+    for number in range(3):
+        requests.consumption.restore(lambda number=number: restored.append(number))
+    side.until(lambda: restored == [0, 1, 2])
+    assert [post.sent(queue) for queue in ("q.dead", "q.retry.4", "answers", "q")] == [Sent.CONFIRMED] * 4
+    assert requests.next().generation == 1
+
+
 def test_queues_of_somebody_elses_are_waited_for(side):
     requests, post = side.inbox(passive=True, ready=False), side.post()
     side.until(lambda: "q.dead: the queue is not there" in requests.consumption.reason)

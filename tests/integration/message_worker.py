@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pika
 
@@ -158,7 +158,8 @@ class Asker:
         return found
 
     def length(self, queue):
-        with self.channel() as channel:
+        """How many messages lie in a queue; None where there is none."""
+        with suppress(pika.exceptions.ChannelClosedByBroker), self.channel() as channel:
             return channel.queue_declare(queue, passive=True).method.message_count
 
     def all_answered(self):

@@ -256,7 +256,7 @@ def test_a_broker_in_need_blocks_replies_only_for_as_long_as_it_takes(worker, as
     check_queues(asker)
 
 
-def test_a_queue_that_is_deleted_is_declared_again_and_a_reply_queue_that_is_gone_makes_dead_letters(
+def test_queues_that_are_deleted_are_declared_again_and_an_askers_queue_that_is_gone_makes_dead_letters(
     worker, asker, orders
 ):
     project = worker()
@@ -265,7 +265,8 @@ def test_a_queue_that_is_deleted_is_declared_again_and_a_reply_queue_that_is_gon
             channel.queue_delete("orders")
         wait_for(lambda: project.log().count("queue consumed") == 2, process)
         with asker.channel() as channel:
-            channel.queue_delete("replies")
+            for gone in ("replies", "orders.dead", "orders.retry.1"):
+                channel.queue_delete(gone)
         asker.ask(*clients(10))
         wait_for(lambda: asker.length("orders.dead") == 10, process)
         asker.declare()
@@ -274,6 +275,23 @@ def test_a_queue_that_is_deleted_is_declared_again_and_a_reply_queue_that_is_gon
     check_queues(asker, dead=10)
     reasons = Counter(properties.headers["x-longshore-error"] for _, properties, _ in asker.drain("orders.dead"))
     assert reasons == {"Unroutable": 10}
+
+
+def test_run_once_ends_where_the_queue_for_dead_letters_has_gone_and_is_not_the_workers_to_declare(worker, asker):
+    project = worker(options='declare="passive", retry_delay=30')
+    asker.declare("orders.dead", "orders.retry.30")
+    (project.folder / "stuck").touch()
+    asker.ask({"client": "stuck"})
+    with project.running("once", "--once") as process:
+        wait_for((project.folder / "begun").exists, process)
+        with asker.channel() as channel:
+            channel.queue_delete("orders.dead")
+        asker.ask({"client": "useless"})
+        (project.folder / "stuck").unlink()
+        assert process.wait(60) == 1
+    assert "there is no queue orders.dead, which its message has to go to; declare it" in project.log("once")
+    assert "a queue cannot be emptied" in project.log("once")
+    assert asker.length("orders") == 1
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import deque
 
 import pytest
 from broker_twin import Twin
@@ -103,7 +104,8 @@ class Worker:
 
     def take_over(self):
         """Be the one who consumes the queue."""
-        self.twin.consume(self.consumed.topology, prefetch=8, receive=self.queue._receive)
+        consumption = self.twin.consume(self.consumed.topology, prefetch=8, receive=self.queue._receive)
+        self.queue._consumptions["orders"] = consumption
 
     def turn(self, times=2):
         """Hand out what lies in the queue, and let the desk work."""
@@ -383,6 +385,46 @@ def test_a_dead_letter_that_nobody_takes_leaves_the_message_where_it_is(hire, tw
     worker.later(10)
     assert twin.unsettled("orders") == 0
     assert len(worker.ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("gone", "error"), [("orders.dead", DeliveryError("useless")), ("orders.retry.1", Unavailable("billing", "down"))]
+)
+def test_a_queue_of_its_own_that_has_gone_is_declared_again_and_gets_the_message(hire, twin, gone, error):
+    worker = hire(act=raising(error))
+    for number in range(3):
+        worker.ask({"n": 1}, message_id=str(number))
+    twin.delete(gone)
+    worker.turn()
+    assert len(twin.queues[gone]) == 3
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_reply_queue_of_its_own_that_has_gone_is_declared_again_and_gets_the_reply(hire, twin):
+    worker = hire(reply_queue="answers")
+    worker.ask({"n": 1}, reply_to="")
+    twin.delete("answers")
+    worker.turn()
+    assert len(twin.queues["answers"]) == 1
+    assert twin.unsettled("orders") == 0
+
+
+def test_a_queue_that_operations_declares_and_that_has_gone_is_asked_for(hire, twin, capture_log):
+    for name in ("orders", "orders.dead", "orders.retry.1", "orders.retry.4", "orders.retry.16", "orders.retry.30"):
+        twin.queues[name] = deque()
+    worker = hire(act=raising(DeliveryError("useless")), declare="passive")
+    worker.ask({"n": 1})
+    twin.delete("orders.dead")
+    worker.turn()
+    reason = "there is no queue orders.dead, which its message has to go to; declare it"
+    assert reason in [event.get("reason") for event in capture_log]
+    assert (worker.queue.trouble, worker.queue.quiet) == (f"orders: {reason}", False)
+    twin.queues["orders.dead"] = deque()
+    worker.later(6)
+    worker.turn()
+    assert (len(twin.queues["orders.dead"]), twin.unsettled("orders")) == (1, 0)
+    worker.later(2)
+    assert (worker.queue.trouble, worker.queue.quiet) == ("", True)
 
 
 @pytest.mark.parametrize(("value", "kept"), [("text", True), (0.5, False)])

@@ -13,7 +13,7 @@ from worker.amqp import codec, declaring
 from worker.amqp.acks import Acks
 from worker.amqp.backoff import Backoff
 from worker.amqp.link import Link, said
-from worker.amqp.loop import Bell, Loop
+from worker.amqp.loop import Bell, Loop, guarded
 from worker.amqp.losses import Lost
 from worker.amqp.messages import Message
 from worker.amqp.steps import Steps, follow
@@ -95,6 +95,7 @@ class Consumption:
         self._idle = threading.Event()
         self._log = log.get_logger().bind(queue=topology.queue)
         self._unlike: tuple[str, ...] = ()
+        self._restored: list[Callable[[], None]] = []  # who waits for the queues to be declared again
         self.begun = threading.Event()  # set while it consumes
         self.reason = "not connected yet"  # why it does not
 
@@ -160,6 +161,28 @@ class Consumption:
 
     def unblocked(self) -> None:
         """Blocking is for those who publish."""
+
+    def restore(self, done: Callable[[], None]) -> None:
+        """Declare its queues again, as one has gone; ``done`` is told, on the loop's thread, however that ends."""
+        self._loop.wake(lambda: self._restore(done))
+
+    def _restore(self, done: Callable[[], None]) -> None:
+        self._restored.append(done)
+        if len(self._restored) > 1:  # it is being done
+            return
+        if self._link.wire:
+            follow(declaring.declare(self._link.wire, self.topology), lambda _: self._is_restored(), self._not_restored)
+        else:
+            self._is_restored()
+
+    def _not_restored(self, error: Exception) -> None:
+        self._log.warning("queues not declared again", reason=said(error))
+        self._is_restored()
+
+    def _is_restored(self) -> None:
+        waiting, self._restored = self._restored, []
+        for done in waiting:
+            guarded(done)()
 
     def cancel(self, timeout: float = 10) -> None:
         """Take no more; returns when nothing more will come. Messages may still be settled. Not from the loop."""

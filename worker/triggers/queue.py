@@ -21,7 +21,7 @@ from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
 from worker.triggers import letters
-from worker.triggers.desk import Desk
+from worker.triggers.desk import TROUBLE_SECONDS, Desk
 from worker.triggers.nameless import Nameless
 from worker.triggers.requests import DEATHS, Consumed, Request
 
@@ -29,6 +29,7 @@ UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 QUIET_SECONDS = 1.0  # without a message, after which the queues are taken for empty
+UNMOVED_SECONDS = TROUBLE_SECONDS + 2.0  # for how long it counts that a message could not be moved: it comes again
 
 
 class Hands(Protocol):
@@ -68,7 +69,8 @@ class Queue:
         self._clock = clock
         self._desk = Desk(ledger, self, gone, lease=lease, clock=clock)
         self._nameless = Nameless(lambda queue, sha256: ledger.left_behind(queue, sha256, gone))
-        self._consumptions: list[Consumption] = []
+        self._consumptions: dict[str, Consumption] = {}
+        self._unmoved = ("", clock())
         self._last_arrival = clock()
         self._publishing = _Count()
         self._log = log.get_logger()
@@ -77,10 +79,10 @@ class Queue:
         """Begin to take messages; the broker need not be there yet."""
         self._desk.start()
         self._last_arrival = self._clock()
-        self._consumptions = [
-            self._broker.consume(each.topology, prefetch=each.prefetch, receive=self._receive)
-            for each in self._consumed.values()
-        ]
+        self._consumptions = {
+            queue: self._broker.consume(each.topology, prefetch=each.prefetch, receive=self._receive)
+            for queue, each in self._consumed.items()
+        }
 
     def _receive(self, messages: list[Message]) -> None:
         self._last_arrival = self._clock()
@@ -88,8 +90,10 @@ class Queue:
 
     @property
     def trouble(self) -> str:
-        """Why a queue is not consumed; empty if all are."""
-        return next((f"{each.topology.queue}: {each.reason}" for each in self._consumptions if each.reason), "")
+        """Why a queue is not consumed, or not emptied; empty if all are."""
+        why, since = self._unmoved
+        unmoved = why if self._clock() - since < UNMOVED_SECONDS else ""
+        return next((f"{queue}: {each.reason}" for queue, each in self._consumptions.items() if each.reason), unmoved)
 
     @property
     def quiet(self) -> bool:
@@ -103,7 +107,7 @@ class Queue:
         The ledger and the broker get ``GRACE_SECONDS`` to take the last ends; what is not acked by then comes again.
         """
         until = self._clock() + GRACE_SECONDS
-        for consumption in self._consumptions:
+        for consumption in self._consumptions.values():
             consumption.cancel(max(0.0, until - self._clock()))
         self._desk.drain()
         while self._desk.at_work and not self._over.is_set():
@@ -243,10 +247,14 @@ class Queue:
             else:
                 self._ack(request, message)
 
-    def _reply(self, request: Request, message: Message, reply: Reply, targets: list[str]) -> None:
+    def _reply(
+        self, request: Request, message: Message, reply: Reply, targets: list[str], *, restored: bool = False
+    ) -> None:
         def answered(sent: Sent) -> None:
             if sent is Sent.CONFIRMED:
                 self._ack(request, message)
+            elif sent is Sent.RETURNED and not restored and targets[0] == request.consumed.topology.reply_queue:
+                self._restore(request, lambda: self._reply(request, message, reply, targets, restored=True))
             elif sent is Sent.RETURNED and targets[1:]:
                 self._reply(request, message, reply, targets[1:])
             elif sent is not Sent.UNKNOWN:
@@ -278,19 +286,40 @@ class Queue:
         self._log.warning("dead letter", queue=message.queue, error=type(error).__name__, reason=detail, **facts)
         self._send_then_ack(request, message, letters.dead(message, request.key, error, detail, **facts))
 
-    def _send_then_ack(self, request: Request, message: Message, outgoing: Outgoing) -> None:
+    def _send_then_ack(self, request: Request, message: Message, outgoing: Outgoing, *, restored: bool = False) -> None:
         def sent(how: Sent) -> None:
             if how is Sent.CONFIRMED:
                 self._ack(request, message)
+            elif how is Sent.RETURNED and not restored:
+                self._restore(request, lambda: self._send_then_ack(request, message, outgoing, restored=True))
             elif how is not Sent.UNKNOWN:
-                to = outgoing.routing_key
-                self._log.error("message not moved", queue=message.queue, to=to, reason=how.value)
-                self._desk.give_back_later([message])
+                self._leave(message, _unmoved(outgoing.routing_key, how))
 
         try:
             self._publish(outgoing, sent)
         except DeliveryError:
             self._publish(letters.without_senders_headers(outgoing), sent)
+
+    def _restore(self, request: Request, then: Callable[[], None]) -> None:
+        """Send again to a queue of the worker's own that has gone, once it is declared again."""
+        if request.consumed.topology.passive:
+            then()
+            return
+        self._publishing.up()
+
+        def restored() -> None:
+            try:
+                then()
+            finally:
+                self._publishing.down()
+
+        self._consumptions[request.message.queue].restore(restored)
+
+    def _leave(self, message: Message, why: str) -> None:
+        """Leave a message in its queue for a while."""
+        self._log.error("message not moved", queue=message.queue, reason=why)
+        self._unmoved = (f"{message.queue}: {why}", self._clock())
+        self._desk.give_back_later([message])
 
     def _ack(self, request: Request, message: Message) -> None:
         if not message.message_id:
@@ -316,6 +345,12 @@ class Queue:
 def _give_back(request: Request) -> None:
     for message in request.messages:
         message.give_back()
+
+
+def _unmoved(to: str, how: Sent) -> str:
+    if how is Sent.RETURNED:
+        return f"there is no queue {to}, which its message has to go to; declare it"
+    return f"the queue {to} takes no message; make room in it, or raise its limit"
 
 
 def _packed(reply: Reply) -> bytes:
