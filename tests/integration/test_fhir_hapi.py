@@ -1,14 +1,19 @@
+import threading
 import urllib.request
+from contextlib import closing
 from decimal import Decimal
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
-from servers.fhir_promises import WARD, FhirServerPromises, new_id, nurse
+from servers.fhir_promises import SYSTEM, WARD, FhirServerPromises, identified, new_id, nurse
 from servers.hapi import hapi
 
 from worker import exact_json
+from worker.backends import open_backend
+from worker.config import FhirSettings
 from worker.errors import Refused
+from worker.records import Meter, RowKey
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +70,24 @@ class TestHapi(FhirServerPromises):
         ehr.at().update(observation)
         found = ehr.at().read("Observation", observation["id"])
         assert exact_json.dumps(found["component"]) == exact_json.dumps(observation["component"])
+
+    def test_an_export_gives_what_is_there_and_then_what_has_changed(self, ehr, tmp_path):
+        def sleep(stop, seconds):
+            return stop.wait(min(seconds, 0.5))  # it asks for two minutes, and needs some seconds
+
+        backend = open_backend("ehr", FhirSettings(url=ehr.base, timeout=60), None, threads=4, sleep=sleep)
+        with closing(backend):
+            at = backend.open(Meter(), threading.Event(), tmp_path / "tick").at(RowKey("d" * 64, 2))
+            everybody = at.export("Practitioner")
+            assert {found["id"] for found in everybody} >= set(WARD)
+            id_ = new_id()
+            ehr.at().update(nurse(id=id_, active=True))
+            changed = at.export("Practitioner", since=everybody.time)
+            assert [found["id"] for found in changed] == [id_]
+            value = new_id()
+            made = ehr.at().create(identified(value))
+            known = at.resources("Practitioner").search(identifier=(SYSTEM, value))  # is posted
+            some = at.export(known, since="2020-01-01T00:00:00Z")
+            assert [found["id"] for found in some] == [made["id"]]
+            with pytest.raises(Refused, match="begins no export"):
+                list(at.export("Practitioner", of="Group/nobody"))
