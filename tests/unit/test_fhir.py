@@ -8,7 +8,7 @@ from fhir.resources.R4B.encounter import Encounter
 from fhir.resources.R4B.practitioner import Practitioner
 
 from worker.backends.curl import ClosedMeanwhile
-from worker.errors import DeliveryError, Refused, Reject, Unauthorized, Unavailable
+from worker.errors import DeliveryError, Refused, Reject, ServerFault, Unauthorized, Unavailable
 
 PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}
 OBSERVATION = (
@@ -295,9 +295,14 @@ def test_a_batch_has_an_outcome_for_each_entry():
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [("503 Service Unavailable", Unavailable), ("429", Unavailable), ("403 Forbidden", Unauthorized)],
+    [
+        ("503 Service Unavailable", Unavailable),
+        ("429", Unavailable),
+        ("500 Internal Server Error", ServerFault),
+        ("403 Forbidden", Unauthorized),
+    ],
 )
-def test_an_entry_that_met_an_outage_or_is_not_for_us_is_not_taken_for_a_refusal(status, kind):
+def test_an_entry_that_met_an_outage_or_a_fault_or_is_not_for_us_is_not_taken_for_a_refusal(status, kind):
     (done,) = opened_fhir([bundle(entry(status))]).at().batch([creation("Patient", 1)])
     assert type(done.error) is kind
 

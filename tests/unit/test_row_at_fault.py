@@ -1,5 +1,6 @@
 """A row that a backend breaks over, and an outage, look alike at first: how they are told apart."""
 
+import json
 import threading
 
 import pytest
@@ -126,6 +127,44 @@ def test_a_fhir_server_that_breaks_over_several_reads_at_once_is_asked_for_each(
     assert ehr.read("Practitioner", "good")["id"] == "good"
     with pytest.raises(Refused):
         ehr.resources("Practitioner").search(_id="good").get()
+
+
+@job(files="*.csv")
+def look_up(row, ctx):
+    """Looks for two at once."""
+    return ctx.fhir["ehr"].read_many("Practitioner", [row["id"], f"of-{row['id']}-1"])[row["id"]]
+
+
+def broken_over_bad(request):
+    """A server that does not search, and breaks over one resource, alone or in a batch."""
+    if request.method == "POST":
+        urls = [entry["request"]["url"] for entry in json.loads(request.body)["entry"]]
+        return answer({"resourceType": "Bundle", "type": "batch-response", "entry": list(map(entry_for, urls))})
+    is_bad = request.url.endswith("bad")
+    return answer(status=500) if is_bad else answer(status=404)
+
+
+def entry_for(url):
+    type_, id_ = url.split("/")
+    if id_ == "bad":
+        return {"response": {"status": "500 Internal Server Error"}}
+    return {"response": {"status": "200"}, "resource": {"resourceType": type_, "id": id_}}
+
+
+def test_one_entry_of_a_batch_that_a_server_breaks_over_is_the_fault_of_its_row_and_of_no_other():
+    for faults, rejected in ((MOST_FAULTS - 2, False), (MOST_FAULTS - 1, True)):
+        ehr = opened_fhir(broken_over_bad, retries=0)
+        made = delivery(job="look_up", faults=faults)
+        execution = Execution(look_up, DeliveryContext(made, {"ehr": ehr.backend}, State(dict, {}), threading.Event))
+        assert not execution.row(GOOD).error
+        if rejected:
+            outcome = execution.row(BAD)
+            assert (outcome.error, outcome.line) == ("ServerFault", 17)
+        else:
+            with pytest.raises(ServerFault) as caught:
+                execution.row(BAD)
+            assert caught.value.line == 17
+        assert [request.method for request in ehr.transport.requests].count("POST") == 2 + rejected
 
 
 @pytest.mark.parametrize(("faults", "kind"), [(MOST_FAULTS - 2, ServerFault), (MOST_FAULTS - 1, DeliveryError)])

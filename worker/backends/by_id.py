@@ -108,12 +108,16 @@ class ById:
             return {}
         if any(not isinstance(answer, BackendError) for answer in said.values()):
             self._learnt.not_searchable(type_)
-        return {id_: answer for id_, answer in said.items() if not _is_doubtful(answer)}
+        return said
 
     def _batch(self, type_: str, ids: Sequence[str]) -> dict[str, Resource | BackendError]:
-        """A batch needs no right to search: a server that forbids it may still let each resource be read."""
+        """A batch needs no right to search: a server that forbids it may still let each resource be read.
+
+        An entry that says neither what there is nor that there is nothing is left out.
+        """
         entries = [{"request": {"method": "GET", "url": f"{type_}/{id_}"}} for id_ in ids]
-        call = Call("POST", "", body=exact_json.dumps(bundles.bundle("batch", entries)), headers=_BUNDLE)
+        body = exact_json.dumps(bundles.bundle("batch", entries))
+        call = Call("POST", "", body=body, headers=_BUNDLE, safe=True)
         try:
             answer = self._caller(call, resource)
         except Unauthorized as error:
@@ -121,7 +125,8 @@ class ById:
                 raise
             raise Refused(self._caller.backend, "forbids a batch", error.status) from error
         outcomes = bundles.outcomes(self._caller.backend, answer, len(ids))
-        return {id_: self._answer(type_, id_, outcome) for id_, outcome in zip(ids, outcomes, strict=True)}
+        said = {id_: self._answer(type_, id_, outcome) for id_, outcome in zip(ids, outcomes, strict=True)}
+        return {id_: answer for id_, answer in said.items() if not _is_doubtful(answer)}
 
     def _answer(self, type_: str, id_: str, outcome: bundles.EntryOutcome) -> Resource | BackendError:
         try:

@@ -19,6 +19,7 @@ class Call:
     every other write because it carries an ``Idempotency-Key``. ``again`` makes what is sent from the second time on,
     where that has to differ: the first time may have been done. ``stream``: the body of a good answer is left to
     whoever reads it, of whatever length. ``public``: it is asked for without a token, and may be on another origin.
+    ``safe``: it changes nothing, though it is a POST.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Call:
     again: Callable[[], Call] | None = field(default=None, repr=False)
     stream: bool = False
     public: bool = False
+    safe: bool = False
 
 
 class Caller(Protocol):

@@ -103,7 +103,7 @@ class Http:
         return response
 
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
-        """Whether the last GET that went well goes well again; False where there was none yet."""
+        """Whether the last question that was answered well is so again; False where there was none yet."""
         if self.went_well is None:
             return False
         call, read = self.went_well
@@ -249,7 +249,9 @@ class HttpCaller:
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
         self.http.budget.earn()
-        if call.method == "GET" and "://" not in call.path:  # a page or a status may be gone the next time
+        if (
+            call.method == "GET" or call.safe
+        ) and "://" not in call.path:  # a page or a status may be gone the next time
             self.http.went_well = call, read
         return result
 

@@ -55,7 +55,7 @@ def search_call(type_: str, query: list[Parameter]) -> Call:
     if not is_posted(query):
         return Call("GET", type_, query, headers=headers)
     headers["Content-Type"] = "application/x-www-form-urlencoded"
-    return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers)
+    return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers, safe=True)
 
 
 def is_posted(query: list[Parameter]) -> bool:
