@@ -5,7 +5,7 @@ import pytest
 from fake_backend import Time, answer, opened
 
 from worker.backends.breaker import FAILURES, LONGEST_REST, Breaker
-from worker.errors import LeftAlone, Refused, Stopping, Unavailable
+from worker.errors import LeftAlone, Refused, ServerFault, Stopping, Unavailable
 
 STOP = threading.Event()
 DOWN = Unavailable("billing", "answered 503", 503)
@@ -18,10 +18,10 @@ class Circuit:
         self.time = Time()
         self.breaker = Breaker("billing", self.time)
 
-    def call(self, error=None):
+    def call(self, error=None, of=0):
         is_probe = self.breaker.enter(STOP)
         if error:
-            self.breaker.failed(error, is_probe=is_probe)
+            self.breaker.failed(error, is_probe=is_probe, of=of)
         else:
             self.breaker.answered()
         if is_probe:
@@ -71,6 +71,52 @@ def test_a_backend_that_says_it_is_busy_is_up(circuit, status):
 def test_no_answer_and_server_errors_say_that_it_is_down(circuit, status):
     circuit.fail(error=Unavailable("billing", "down", status))
     assert circuit.breaker.open_until
+
+
+FAULT = ServerFault("billing", "answered 500", 500)
+
+
+def test_one_request_that_the_backend_always_breaks_over_opens_no_circuit(circuit):
+    circuit.fail(5 * FAILURES, FAULT)
+    assert circuit.breaker.open_until is None
+
+
+def test_as_many_different_requests_that_it_breaks_over_do(circuit):
+    for number in range(FAILURES):
+        assert circuit.breaker.open_until is None
+        circuit.call(FAULT, of=number)
+        circuit.time.now += 1
+    assert circuit.breaker.open_until
+
+
+def test_a_request_that_it_broke_over_before_says_nothing_as_a_probe_and_the_next_one_is_another(circuit):
+    circuit.call(FAULT, of=7)
+    circuit.fail(FAILURES - 1)
+    rest = circuit.breaker.open_until
+    circuit.time.now += 60
+    circuit.call(FAULT, of=7)
+    assert circuit.breaker.open_until == rest
+    circuit.call()
+    assert circuit.breaker.open_until is None
+
+
+def test_an_answer_in_between_makes_a_fault_count_anew(circuit):
+    for number in range(FAILURES):
+        circuit.call(FAULT, of=number)
+        circuit.call()
+    circuit.call(FAULT, of=0)
+    circuit.fail(FAILURES - 1)
+    assert circuit.breaker.open_until
+
+
+def test_a_row_that_is_tried_for_ever_does_not_stop_the_rows_of_others():
+    billing = opened(lambda request: answer(status=500) if request.url.endswith("bad") else answer({}), retries=4)
+    for _ in range(6):
+        with pytest.raises(ServerFault):
+            billing.at().get("/plans/bad")
+        billing.time.now += 30
+    assert billing.calls == 30
+    assert billing.at(99).get("/plans/good") == {}
 
 
 def test_a_probe_that_is_answered_closes_the_circuit(circuit):

@@ -99,13 +99,17 @@ def test_a_gateway_or_a_busy_backend_is_never_the_rows_fault(status):
     assert not isinstance(caught.value, ServerFault)
 
 
-def test_a_circuit_that_the_row_itself_has_opened_does_not_keep_it_waiting():
+def test_an_open_circuit_does_not_keep_a_row_waiting_that_is_at_fault():
     setting = Setting(MOST_FAULTS - 2)
     setting.execution.row(GOOD)
-    for _ in range(10):
+    setting.is_down = True
+    for number in range(9):
         with pytest.raises(ServerFault):
-            setting.execution.row(BAD)
+            setting.execution.row(Row({"id": f"other-{number}"}, index=2, line=3))
         setting.billing.time.now += 1
+    setting.is_down = False
+    with pytest.raises(ServerFault):
+        setting.execution.row(BAD)
     with pytest.raises(LeftAlone):
         setting.execution.row(GOOD)
     setting.execution._context.delivery.faults += 1

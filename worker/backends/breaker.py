@@ -2,6 +2,8 @@
 
 The idea is M. Nygard's (Release It!, "Circuit Breaker"). What counts is failures in a row, not a share of all: a
 backend that answers some calls is up, as far as rows are concerned, and each answer sets the count back to nothing.
+A fault of the server (500 and the like) may be the doing of that very request, so each request's counts once: one row
+that is tried again and again must not stop all others.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from worker.errors import LeftAlone, Stopping, Unavailable
+from worker.errors import LeftAlone, ServerFault, Stopping, Unavailable
 from worker.log import get_logger
 
 log = get_logger()
@@ -24,13 +26,15 @@ FIRST_REST = 5.0
 LONGEST_REST = 60.0
 
 _LOOK_FOR_STOP = 0.2
+_MOST_FAULTY = 1000  # requests that are remembered as such
 _SERVER_ERROR = 500
 
 
 class Breaker:
     """Closed: calls pass. Open: they raise ``LeftAlone``. Half-open: one passes, and the others wait for its end.
 
-    Only what says that the backend is down counts as a failure: no whole answer, or a 5xx. It rests for five seconds
+    Only what says that the backend is down counts as a failure: no whole answer, or a 5xx, but a fault over one request
+    only once. It rests for five seconds
     after the first opening, and for twice as long, up to a minute, after each probe that failed, or as long as
     ``Retry-After`` says.
     """
@@ -40,6 +44,7 @@ class Breaker:
         self._clock = clock
         self._changed = threading.Condition()
         self._failures = 0
+        self._faulty: set[int] = set()
         self._failing_since = 0.0
         self._open_until: float | None = None
         self._rest = FIRST_REST
@@ -80,15 +85,18 @@ class Breaker:
         if self._failures or self._open_until is not None:
             with self._changed:
                 self._failures = 0
+                self._faulty.clear()
                 if self._open_until is not None:
                     self._close()
 
-    def failed(self, error: Unavailable, *, is_probe: bool) -> None:
-        """A call ended so."""
+    def failed(self, error: Unavailable, *, is_probe: bool, of: int = 0) -> None:
+        """A call ended so; ``of`` tells its request from others."""
         if error.status is not None and error.status < _SERVER_ERROR:
             self.answered()
             return
         with self._changed:
+            if self._is_known(error, of):
+                return  # a probe is for another request then
             now = self._clock()
             if not self._failures:
                 self._failing_since = now
@@ -99,6 +107,16 @@ class Breaker:
             elif self._open_until is None and self._failures >= FAILURES and now - self._failing_since >= SECONDS:
                 log.warning("circuit opened", backend=self._backend, reason=error.detail)
                 self._open(now, error)
+
+    def _is_known(self, error: Unavailable, of: int) -> bool:
+        """Whether the server broke over this request before, which says nothing new."""
+        if not isinstance(error, ServerFault):
+            return False
+        if of in self._faulty:
+            return True
+        if len(self._faulty) < _MOST_FAULTY:
+            self._faulty.add(of)
+        return False
 
     def leave(self) -> None:
         """The probe is over; if it came to no end, as the worker stops, the next call is one."""

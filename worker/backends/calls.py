@@ -32,6 +32,10 @@ class Call:
     public: bool = False
     safe: bool = False
 
+    def fingerprint(self) -> int:
+        """A number that tells it from other requests, and nothing else of it."""
+        return hash((self.method, self.path, repr(self.params), self.body))
+
 
 class Caller(Protocol):
     """Sends calls to one backend on behalf of one delivery."""

@@ -137,7 +137,7 @@ class Http:
         ticket = None if call.public else self._ticket(meter)
         request = self._prepare(call, url, ticket)  # before the turn: what cannot be sent says nothing of the backend
         # Nor does what another origin answers.
-        turn = nullcontext() if call.public and self._is_elsewhere(url) else self.limits.turn(stop)
+        turn = nullcontext() if call.public and self._is_elsewhere(url) else self.limits.turn(stop, of=call.fingerprint)
         with turn:
             response = self._follow(request, meter, stream=call.stream)
             if response.status_code != 401:

@@ -62,8 +62,10 @@ class Limits:
         return int(self._auto.size) if self._auto else self._fixed
 
     @contextmanager
-    def turn(self, stop: threading.Event, *, even_if_down: bool = False) -> Iterator[None]:
-        """Run one request when the limits allow it, and learn from how it ends.
+    def turn(
+        self, stop: threading.Event, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0
+    ) -> Iterator[None]:
+        """Run one request when the limits allow it, and learn from how it ends; ``of`` tells it from others.
 
         Raises ``Stopping`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a pause.
         """
@@ -77,7 +79,7 @@ class Limits:
                 yield
             except Unavailable as error:
                 self._learn_from(error, started)
-                self._breaker.failed(error, is_probe=is_probe)
+                self._breaker.failed(error, is_probe=is_probe, of=of())
                 raise
             except BackendError:
                 self._breaker.answered()
