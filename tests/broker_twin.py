@@ -5,12 +5,14 @@ real one does all the time.
 """
 
 from collections import defaultdict, deque
+from datetime import UTC, datetime
 from itertools import count
 from threading import Event
 
 from worker import log
 from worker.amqp import Message, Sent
 from worker.amqp.codec import Encoded
+from worker.amqp.link import State
 
 TEXTS = ("message_id", "correlation_id", "reply_to", "content_type", "content_encoding", "type")
 
@@ -128,6 +130,10 @@ class Twin:
 
     def start(self):
         pass
+
+    @property
+    def state(self):
+        return State(up=not self._closed, since=datetime.now(UTC))
 
     def close(self, grace=0):
         self._closed = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from math import isinf
 from typing import Any
 
 import orjson
@@ -52,6 +54,38 @@ def loads(text: bytes | str) -> Any:
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def fault(text: bytes) -> str:
+    """Why ``loads``, or ``read_value``, refuses this, as the end of a sentence about it that quotes nothing of it."""
+    if text.startswith(BOM_UTF8):
+        return "begins with a byte order mark, which JSON must not (RFC 8259 section 8.1)"
+    try:
+        _diagnosing.decode(text.decode())
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    except RecursionError:
+        return "is JSON that is nested too deeply"
+    except json.JSONDecodeError as error:
+        return f"is not JSON (line {error.lineno}, character {error.colno})"
+    except ValueError as error:
+        return str(error)
+    return "is JSON that is nested too deeply, or has half a surrogate pair in a text"
+
+
+def _refuse_infinite(number: str) -> float:
+    if isinf(float(number)):
+        raise ValueError("is JSON with a number that is too large")
+    return 0.0
+
+
+def _refuse_constant(_: str) -> None:
+    raise ValueError("has NaN or Infinity, which JSON does not know")
+
+
+_diagnosing = json.JSONDecoder(
+    parse_float=_refuse_infinite, parse_int=_refuse_infinite, parse_constant=_refuse_constant
+)
 
 
 def loads_for(text: bytes) -> Callable[[bytes], Any]:

@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from contract.amqp import connected, inbox
 
 from worker.amqp import Outgoing
+from worker.ledger import Claim, Ledger, Note
 
 REQUEST = '{"client_id": "000001"}'
 
@@ -124,11 +126,41 @@ def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broke
         assert "Traceback" not in done.stderr
 
 
+def test_what_failed_is_said_to_be_a_dead_letter_and_why(longshore, queue_project, broker_url):
+    """The project's ledger knows, as its worker wrote it down."""
+    with connected(broker_url) as broker, closing(Ledger(f"sqlite:///{queue_project}/.longshore/state.db")) as ledger:
+
+        def receive(messages):
+            (message,) = messages
+            ledger.messages.record([Claim("q", message.message_id, "3f9a1c2b", "job", "sha", 2)], [], lambda _: False)
+            failed = {"error": "DeliveryError", "detail": "its plan is of another year"}
+            ledger.messages.record([], [Note("q", message.message_id, 1, "failed", **failed)], lambda _: False)
+            message.ack()
+
+        requests = inbox(broker)
+        requests.consumption.cancel()
+        broker.consume(requests.topology, prefetch=10, receive=receive)
+        done = longshore("publish", "q", "client.json", "--wait", "--timeout", "2", cwd=queue_project)
+    assert done.returncode == 1
+    assert "failed, and is a dead letter in q.dead: its plan is of another year" in done.stderr
+    assert "for a worker" not in done.stderr
+
+
+def test_a_wrong_password_is_advised_on_as_such(longshore, queue_project, broker_url):
+    wrong = re.sub("//[^@]*@", "//longshore:hunter2@", broker_url)
+    (queue_project / "longshore.toml").write_text(f'[amqp]\nurl = "{wrong}"\n')
+    done = longshore("publish", "q", "client.json", cwd=queue_project)
+    assert done.returncode == 1
+    assert "does not take this user and password); correct user and password in [amqp] url" in done.stderr
+    assert "start it" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_a_broker_that_does_not_answer_is_named_without_its_password(longshore, queue_project):
     (queue_project / "longshore.toml").write_text('[amqp]\nurl = "amqp://longshore:hunter2@127.0.0.1:1/"\n')
     done = longshore("publish", "q", "client.json", cwd=queue_project)
     assert done.returncode == 1
-    assert "no broker answers (127.0.0.1:1: Connection refused); start it, or correct [amqp] url" in done.stderr
+    assert "no broker can be used (127.0.0.1:1: Connection refused); start it, or correct [amqp] url" in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
     (queue_project / "longshore.toml").write_text("")
     assert longshore("publish", "q", "client.json", cwd=queue_project).returncode == 2

@@ -277,6 +277,14 @@ def test_queues_that_are_deleted_are_declared_again_and_an_askers_queue_that_is_
     assert reasons == {"Unroutable": 10}
 
 
+def test_run_once_says_why_there_is_no_broker_and_what_to_do(tmp_path):
+    (port,) = free_ports(1)
+    project = MessageWorker(tmp_path / "project", f"amqp://127.0.0.1:{port}", "http://127.0.0.1:1")
+    code, said = project.run_once()
+    assert code == 1
+    assert "there is no connection to the broker (Connection refused); start it, or correct [amqp] url" in said
+
+
 def test_run_once_ends_where_the_queue_for_dead_letters_has_gone_and_is_not_the_workers_to_declare(worker, asker):
     project = worker(options='declare="passive", retry_delay=30')
     asker.declare("orders.dead", "orders.retry.30")

@@ -65,8 +65,8 @@ def test_what_can_never_work_goes_to_the_dead_letters_as_it_came_with_the_reason
     bad = {
         b"": "its body is empty",
         b"3": "a single JSON value",
-        b'{"client": ': "not JSON in UTF-8",
-        b'{"client": "\xff"}': "not JSON in UTF-8",
+        b'{"client": ': "its body is not JSON (line 1, character",
+        b'{"client": "\xff"}': "its body is not UTF-8",
         json.dumps({"client": "useless"}).encode(): "nothing can be done about it",
         b"x" * 2_000: "its body has 2000 bytes, and this queue takes 1000",
     }

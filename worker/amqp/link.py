@@ -13,7 +13,7 @@ from worker import log
 from worker.amqp.backoff import Backoff
 from worker.amqp.connection import Options
 from worker.amqp.loop import Loop
-from worker.amqp.losses import Declined
+from worker.amqp.losses import START, Declined, Lost
 from worker.amqp.wire import Wire
 from worker.broker_address import Address
 from worker.errors import ConfigError
@@ -21,11 +21,15 @@ from worker.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Whether something is up, and since when; ``reason`` is why not, ``blocked`` why the broker takes no messages."""
+    """Whether something is up, and since when; ``reason`` is why not, and ``advice`` what to do about it.
+
+    ``blocked`` is why the broker takes no messages.
+    """
 
     up: bool
     since: datetime
     reason: str = ""
+    advice: str = ""
     blocked: str = ""
 
 
@@ -69,7 +73,7 @@ class Link:
         self._closed_for_good: Callable[[], None] | None = None
         self._log = log.get_logger()
         self.wire: Wire | None = None
-        self.state = State(up=False, since=clock(), reason="not connected yet")
+        self.state = State(up=False, since=clock(), reason="not connected yet", advice=START)
 
     @property
     def closing(self) -> bool:
@@ -128,7 +132,7 @@ class Link:
         was_up, self.wire, self._attempt = self.wire is not None, None, None
         reason = said(error)
         if was_up or self.state.reason != reason:  # the same trouble is told once
-            self.state = State(up=False, since=self._clock(), reason=reason)
+            self.state = State(up=False, since=self._clock(), reason=reason, advice=advice(error))
             if not self.closing:
                 self._log.warning("broker not connected", reason=reason, connection=self._options.name)
         if was_up:
@@ -138,6 +142,13 @@ class Link:
             self._closed_for_good()
         else:
             self._loop.later(self._backoff.wait(), self.open)
+
+
+def advice(error: Exception) -> str:
+    """What to do where there can be no connection; nothing where ``said`` says that, too."""
+    if isinstance(error, ConfigError):
+        return ""
+    return error.advice if isinstance(error, Lost) else START
 
 
 def said(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from worker.amqp import broker, declaring
-from worker.amqp.link import said
+from worker.amqp.link import advice, said
 from worker.amqp.loop import Loop
 from worker.amqp.steps import Steps, follow
 from worker.amqp.topology import Topology
@@ -82,7 +82,7 @@ def probe(settings: AmqpSettings, topologies: Iterable[Topology] = (), *, patien
 
     Raises ``ConfigError`` for queues that will not do, ``Unavailable`` if no address answers.
     """
-    reasons = []
+    reasons, advices = [], {}
     for address in broker.addresses(settings.urls)():
         try:
             return _Probe(settings, address, tuple(topologies), patience).run()
@@ -90,4 +90,5 @@ def probe(settings: AmqpSettings, topologies: Iterable[Topology] = (), *, patien
             raise
         except Exception as error:  # noqa: BLE001 - the next one may answer
             reasons.append(f"{address}: {said(error)}")
-    raise Unavailable("amqp", f"no broker answers ({'; '.join(reasons)}); start it, or correct [amqp] url")
+            advices[advice(error)] = True
+    raise Unavailable("amqp", f"no broker can be used ({'; '.join(reasons)}); {'; or '.join(advices)}")

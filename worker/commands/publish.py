@@ -8,8 +8,9 @@ import secrets
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.commands.arguments import FAILED, Config, Json, load_settings, misused
-from worker.errors import Unavailable
+from worker.errors import Unavailable, WorkerError
 
 if TYPE_CHECKING:
     from worker.amqp import Broker, Message, Outgoing, Sent
+    from worker.config import Settings
+    from worker.records import Entry
     from worker.settings import AmqpSettings
 
 STDIN = "-"
 ON_THE_WAY = 1_000
+_SQLITE = "sqlite:///"
 _TYPES = {".json": "application/json", ".csv": "text/csv"}
 
 
@@ -48,7 +52,7 @@ def publish(
         request = replace(request, reply_to=f"longshore.replies.{secrets.token_hex(8)}")
     rejected = 0
     with _connected(settings.amqp) as broker, screens.counting(count, shown=_is_watched(json, count)) as counted:
-        for reply in _Exchange(broker, request, timeout).send(count, counted):
+        for reply in _Exchange(broker, request, timeout, partial(_known, settings)).send(count, counted):
             rejected += _has_rejected(reply)
             _show(reply, json=json)
     if not wait:
@@ -104,13 +108,21 @@ def _connected(settings: AmqpSettings) -> Iterator[Broker]:
 class _Exchange:
     """Sends copies of a request, a limited number at a time, until the broker has them or the replies are there."""
 
-    def __init__(self, broker: Broker, request: Outgoing, timeout: float) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        request: Outgoing,
+        timeout: float,
+        known: Callable[[str, list[str]], list[Entry]] = lambda *_: [],
+    ) -> None:
         self._broker = broker
+        self._known = known
         self._request = request
         self._timeout = timeout
         self._events: SimpleQueue[Sent | Message] = SimpleQueue()
         self._under_way = 0
         self._replies: set[str] = set()
+        self._unanswered: dict[str, None] = {}
 
     def send(self, count: int, counted: Callable[[], None]) -> Iterator[Message]:
         """Yields the replies, if the request wants any, and calls ``counted`` for each that is done.
@@ -123,7 +135,9 @@ class _Exchange:
             while self._under_way >= ON_THE_WAY:
                 yield from self._next(counted)
             self._under_way += 1
-            self._broker.publish(replace(self._request, message_id=secrets.token_hex(16)), self._events.put)
+            message_id = secrets.token_hex(16)
+            self._unanswered[message_id] = None
+            self._broker.publish(replace(self._request, message_id=message_id), self._events.put)
         while self._under_way:
             yield from self._next(counted)
 
@@ -151,6 +165,7 @@ class _Exchange:
             if event.message_id and event.message_id in self._replies:
                 return  # after a crash a worker sends a reply again that had arrived
             self._replies.add(event.message_id)
+            self._unanswered.pop(event.correlation_id, None)
             self._under_way -= 1
             counted()
             yield event
@@ -167,8 +182,33 @@ class _Exchange:
         if state.blocked or not state.up:
             return f"the broker has taken nothing for {self._timeout:g} s: {state.blocked or state.reason}"
         queue = self._request.routing_key
-        where = f"waits in {queue} for a worker, or is a dead letter by now, in {queue}.dead, whose headers say why"
+        where = self._whereabouts(queue, self._known(queue, list(self._unanswered)))
         return f"nothing came back for {self._timeout:g} s; what was sent {where}"
+
+    @staticmethod
+    def _whereabouts(queue: str, known: list[Entry]) -> str:
+        states = {entry.state: entry for entry in known}
+        if failed := states.get("failed"):
+            return f"failed, and is a dead letter in {queue}.dead: {failed.detail}"
+        if waiting := states.get("waiting"):
+            return f"waits to be tried again: {waiting.detail or 'its worker was stopped'}"
+        if running := states.get("running"):
+            return f"is being worked on: `longshore show {running.id}`"
+        return f"waits in {queue} for a worker, or is a dead letter by now, in {queue}.dead, whose headers say why"
+
+
+def _known(settings: Settings, queue: str, ids: list[str]) -> list[Entry]:
+    """What the project's ledger knows, if there is one: messages are often sent from where no worker is."""
+    from worker.ledger import Ledger
+
+    state = settings.worker.state
+    if state.startswith(_SQLITE) and not Path(state.removeprefix(_SQLITE)).exists():
+        return []
+    try:
+        with closing(Ledger(state)) as ledger:
+            return ledger.messages.known(queue, ids)
+    except WorkerError:  # a sentence about that would lead away from the one that is missing, the reply
+        return []
 
 
 def _say_sent(queue: str, count: int, *, json: bool) -> None:

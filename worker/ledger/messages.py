@@ -213,6 +213,12 @@ class Messages:
             rows = connection.execute(self._left, {"this_queue": queue, "body": sha256}).all()
         return [row.key for row in rows if self._is_left(row, gone)]
 
+    def known(self, queue: str, keys: Sequence[str]) -> list[Entry]:
+        """What is known of the messages of a queue with these ids, up to ``LOOKED_UP`` of them, as deliveries."""
+        with self._database.read() as connection:
+            found = connection.execute(self._find, {"this_queue": queue, "keys": list(keys[:LOOKED_UP])}).all()
+        return [_entry(row) for row in found]
+
     def heartbeat(self) -> None:
         """Renew the leases of all that this worker is at."""
         self._database.change(self._renew)

@@ -71,11 +71,11 @@ class Body:
     @property
     def form(self) -> Literal["table", "array", "object"]:
         """How its rows stand in it."""
-        if self.kind == "csv":
-            return "table"
-        first = self.data.lstrip(_WHITE)[:1]
+        kind, first = self.kind, self.data.lstrip(_WHITE)[:1]
         if not first:
             raise DeliveryError("its body is empty; send a JSON object, a JSON array, or CSV with a header")
+        if kind == "csv":
+            return "table"
         return "array" if first == b"[" else "object"
 
     def read(self, reading: Reading) -> Iterator[Chunk]:
@@ -88,7 +88,7 @@ class Body:
         try:
             value = exact_json.loads(self.data)
         except ValueError:
-            raise _not_json() from None
+            raise _not_json(self.data) from None
         if not isinstance(value, dict):
             raise DeliveryError("its body is a single JSON value; send a JSON object, or a JSON array of them")
         return _chunk(0, [value])
@@ -99,7 +99,7 @@ class Body:
             for _ in _elements(text):  # all of it, before any backend hears of it
                 pass
         except (ValueError, RecursionError):
-            raise _not_json() from None
+            raise _not_json(self.data) from None
         found = _elements(text)
         start = 0
         while values := list(islice(found, reading.chunk_rows)):
@@ -131,8 +131,8 @@ def _chunk(start: int, values: list[Any]) -> Chunk:
     return Chunk(start, columns, rows, wrong, partial(tables.frame_of, rows))
 
 
-def _not_json() -> DeliveryError:
-    return DeliveryError("its body is not JSON in UTF-8; correct it, or name its content type")
+def _not_json(data: bytes) -> DeliveryError:
+    return DeliveryError(f"its body {exact_json.fault(data)}; correct it, or say in its content type what it is")
 
 
 def _elements(text: str) -> Iterator[Any]:

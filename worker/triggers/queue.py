@@ -90,7 +90,10 @@ class Queue:
 
     @property
     def trouble(self) -> str:
-        """Why a queue is not consumed, or not emptied; empty if all are."""
+        """Why a queue is not consumed, or not emptied, and what to do; empty if all are."""
+        state = self._broker.state
+        if not state.up:
+            return f"there is no connection to the broker ({state.reason}); {state.advice}"
         why, since = self._unmoved
         unmoved = why if self._clock() - since < UNMOVED_SECONDS else ""
         return next((f"{queue}: {each.reason}" for queue, each in self._consumptions.items() if each.reason), unmoved)
