@@ -4,7 +4,8 @@ broker, probe                          all of it together
 consuming, publishing                  a channel, opened again and again; declaring: the queues as they must be
 link                                   a connection, made again and again
 wire                                   connections and channels, asked in steps
-loop, connection, codec, losses        pika's; nobody above knows it
+loop, connection, losses               pika's; nobody above knows it
+codec, incoming                        messages to bytes, and deliveries from bytes
 messages, topology, properties, ...    what there is, and what can be worked out without a broker
 """
 

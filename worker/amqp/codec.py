@@ -10,7 +10,8 @@ from pika import spec
 from pika.data import encode_table
 
 from worker.amqp import properties
-from worker.amqp.messages import Message, Outgoing, Settling
+from worker.amqp.incoming import Arrived, Texts
+from worker.amqp.messages import Outgoing
 from worker.errors import DeliveryError
 
 FRAME_MAX = 131_072
@@ -88,8 +89,8 @@ def _add(pieces: list[Any], flag: int, text: str) -> int:
     return flag
 
 
-def message(queue: str, generation: int, settling: Settling, method: Any, found: Any, body: bytes) -> Message:
-    """What pika delivers, as a message."""
+def arrived(method: Any, found: Any, body: bytes) -> tuple[Arrived, str]:
+    """What pika delivers, and why not all of it could be read."""
     texts: tuple[Any, ...] = (
         found.message_id or "",
         found.correlation_id or "",
@@ -99,14 +100,10 @@ def message(queue: str, generation: int, settling: Settling, method: Any, found:
         found.type or "",
     )
     unreadable = getattr(found, "unreadable", "")
-    for text in texts:
-        if type(text) is bytes:
-            texts = tuple("" if type(each) is bytes else each for each in texts)
-            unreadable = "its properties are not UTF-8 text"
-            break
-    headers = found.headers or {}
-    redelivered, tag = method.redelivered, method.delivery_tag
-    return Message(queue, body, *texts, headers, redelivered, unreadable, generation, tag, settling)  # type: ignore[call-arg]
+    if bytes in map(type, texts):
+        texts = tuple("" if type(text) is bytes else text for text in texts)
+        unreadable = "its properties are not UTF-8 text"
+    return (method.delivery_tag, method.redelivered, Texts(*texts), found.headers or {}, body), unreadable
 
 
 def readable(content: bytes) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import pika
 from pika import exceptions, frame, spec
 
-from worker.amqp import codec
+from worker.amqp import codec, incoming
+from worker.amqp.incoming import Arrived
 from worker.amqp.messages import Outgoing
 from worker.broker_address import Address
 
@@ -42,9 +43,13 @@ class Options:
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little about its types
-    """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery."""
+    """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery.
+
+    ``takers`` get what is delivered on a channel, by its number, where that can be read without pika.
+    """
 
     def __init__(self, *values: Any, **named: Any) -> None:
+        self.takers: dict[int, Callable[[Arrived], None]] = {}
         self._gathered: list[bytes] | None = None
         super().__init__(*values, **named)
 
@@ -69,6 +74,27 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
             super()._output_marshaled_frames(marshaled_frames)
         else:
             self._gathered += marshaled_frames
+
+    def _on_data_available(self, data: bytes) -> None:
+        self._frame_buffer += data
+        while self._frame_buffer:
+            self._take_deliveries()
+            size, found = self._read_frame()
+            if not found:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(found)
+
+    def _take_deliveries(self) -> None:
+        data, at = self._frame_buffer, 0
+        while delivery := incoming.read(data, at):
+            following, channel, arrived = delivery
+            if not (take := self.takers.get(channel)):
+                break
+            take(arrived)
+            at = following
+        if at:
+            self._trim_frame_buffer(at)
 
     def _read_frame(self) -> tuple[int, Any]:
         try:

@@ -6,12 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from worker import log
-from worker.amqp import codec, declaring
+from worker.amqp import declaring
 from worker.amqp.acks import Acks
 from worker.amqp.backoff import Backoff
+from worker.amqp.incoming import Arrived
 from worker.amqp.link import Link, said
 from worker.amqp.loop import Bell, Loop, guarded
 from worker.amqp.losses import Lost
@@ -38,9 +38,12 @@ class Intake:
         self._delivery = Bell(loop, self.deliver)
         self._settlement = Bell(loop, self._settle)
 
-    def arrive(self, method: Any, found: Any, body: bytes) -> None:
+    def arrive(self, arrived: Arrived, unreadable: str = "") -> None:
         """Keep a message until all that came with it is there."""
-        self._arrived.append(codec.message(self._queue, self._generation, self, method, found, body))
+        tag, redelivered, texts, headers, body = arrived
+        self._arrived.append(
+            Message(self._queue, body, *texts, headers, redelivered, unreadable, self._generation, tag, self)
+        )
         self._delivery.ring()
 
     def deliver(self) -> None:

@@ -94,6 +94,7 @@ class Channel:
 
     def _end(self, error: Exception) -> None:
         self.is_open = False
+        self._connection.takers.pop(self._channel.channel_number, None)
         failed, self._failed = self._failed, None
         (failed or self._closed)(error)
 
@@ -129,14 +130,19 @@ class Channel:
         """Take no more than so many messages that are not settled."""
         return self._step(lambda done: self._channel.basic_qos(prefetch_count=count, callback=done))
 
-    def consume(self, queue: str, arrived: Callable[..., None], cancelled: Callable[[], None]) -> Step:
-        """Take messages; ``cancelled``: the broker stops that, as the queue has gone."""
+    def consume(self, queue: str, arrive: Callable[..., None], cancelled: Callable[[], None]) -> Step:
+        """Take messages, each given to ``arrive`` with why not all of it could be read, if so.
+
+        ``cancelled``: the broker stops that, as the queue has gone.
+        """
         self._channel.add_on_cancel_callback(guarded(lambda _: cancelled()))
-        deliver = guarded(lambda _, method, found, body: arrived(method, found, body))
+        self._connection.takers[self._channel.channel_number] = guarded(arrive)
+        deliver = guarded(lambda _, method, found, body: arrive(*codec.arrived(method, found, body)))
         return self._step(lambda done: self._channel.basic_consume(queue, deliver, callback=done))
 
     def cancel(self) -> Step:
         """Take no more messages."""
+        self._connection.takers.pop(self._channel.channel_number, None)  # pika gives back what still comes
         (tag,) = self._channel.consumer_tags
         return self._step(lambda done: self._channel.basic_cancel(tag, callback=done))
 

@@ -1,0 +1,100 @@
+"""Deliveries, read from the bytes that came: pika takes several times as long for the objects that it makes of each.
+
+Only the usual ones: all there, with the body in one frame. The rest is left to pika, and to what guards that.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from pika import spec
+from pika.data import decode_table
+
+_METHOD = struct.Struct(">BHII")  # type, channel, size, class with method (AMQP 0-9-1, 4.2.3 and 4.2.4)
+_DELIVERY = struct.Struct(">QB")  # tag, whether it is redelivered
+_HEADER = struct.Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, flags (4.2.6.1)
+_BODY = struct.Struct(">BHI")
+_AROUND = 8  # bytes of a frame before and after what is in it
+_MORE_FLAGS = 1
+_Flag = spec.BasicProperties
+_CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = _Flag.FLAG_CONTENT_TYPE, _Flag.FLAG_CONTENT_ENCODING, _Flag.FLAG_HEADERS
+_DELIVERY_MODE, _PRIORITY, _CORRELATION_ID = _Flag.FLAG_DELIVERY_MODE, _Flag.FLAG_PRIORITY, _Flag.FLAG_CORRELATION_ID
+_REPLY_TO, _EXPIRATION, _MESSAGE_ID = _Flag.FLAG_REPLY_TO, _Flag.FLAG_EXPIRATION, _Flag.FLAG_MESSAGE_ID
+_TIMESTAMP, _TYPE = _Flag.FLAG_TIMESTAMP, _Flag.FLAG_TYPE
+
+
+class Texts(NamedTuple):
+    """The properties of a message that are text; empty: it came without."""
+
+    message_id: str
+    correlation_id: str
+    reply_to: str
+    content_type: str
+    content_encoding: str
+    type: str
+
+
+Arrived = tuple[int, bool, Texts, dict[str, Any], bytes]
+"""Delivery tag, whether it is redelivered, properties, headers, body."""
+
+
+def read(data: bytes, start: int) -> tuple[int, int, Arrived] | None:
+    """Where the delivery that begins there ends, its channel, and what has arrived; None: it is for pika to read."""
+    try:
+        return _read(data, start)
+    except Exception:  # noqa: BLE001 - it may be anything, or cut off anywhere
+        return None
+
+
+def _read(data: bytes, start: int) -> tuple[int, int, Arrived] | None:
+    kind, channel, size, method = _METHOD.unpack_from(data, start)
+    if kind != spec.FRAME_METHOD or method != spec.Basic.Deliver.INDEX:
+        return None
+    consumer = start + _METHOD.size
+    tag, flag = _DELIVERY.unpack_from(data, consumer + 1 + data[consumer])
+    header = start + size + _AROUND
+    kind, same, size, content, _, length, flags = _HEADER.unpack_from(data, header)
+    body = header + size + _AROUND
+    texts, headers, end = _properties(data, header + _HEADER.size, flags)
+    fits = same == channel and content == spec.Basic.INDEX and not flags & _MORE_FLAGS and end < body
+    if kind != spec.FRAME_HEADER or not fits or not data[header - 1] == data[body - 1] == spec.FRAME_END:
+        return None
+    if not length:
+        return body, channel, (tag, bool(flag & 1), texts, headers, b"")
+    kind, same, size = _BODY.unpack_from(data, body)
+    following = body + size + _AROUND
+    if kind != spec.FRAME_BODY or same != channel or size != length or data[following - 1] != spec.FRAME_END:
+        return None
+    return following, channel, (tag, bool(flag & 1), texts, headers, data[body + _BODY.size : following - 1])
+
+
+def _properties(data: bytes, at: int, flags: int) -> tuple[Texts, dict[str, Any], int]:
+    """Up to the last that is of use, in the order of their flags; and where they end."""
+    content_type = content_encoding = correlation_id = reply_to = message_id = kind = ""
+    headers: dict[str, Any] = {}
+    if flags & _CONTENT_TYPE:
+        content_type, at = _text(data, at)
+    if flags & _CONTENT_ENCODING:
+        content_encoding, at = _text(data, at)
+    if flags & _HEADERS:
+        headers, at = decode_table(data, at)
+    at += bool(flags & _DELIVERY_MODE) + bool(flags & _PRIORITY)
+    if flags & _CORRELATION_ID:
+        correlation_id, at = _text(data, at)
+    if flags & _REPLY_TO:
+        reply_to, at = _text(data, at)
+    if flags & _EXPIRATION:
+        at += 1 + data[at]
+    if flags & _MESSAGE_ID:
+        message_id, at = _text(data, at)
+    if flags & _TIMESTAMP:
+        at += 8
+    if flags & _TYPE:
+        kind, at = _text(data, at)
+    return Texts(message_id, correlation_id, reply_to, content_type, content_encoding, kind), headers, at
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    end = at + 1 + data[at]
+    return data[at + 1 : end].decode(), end
