@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from worker import auth, backends, config, jobs, log
+from worker import auth, backends, config, jobs, log, second_look
 from worker.amqp import Broker, probe
 from worker.auth import Credential
 from worker.config import Settings
@@ -164,6 +164,7 @@ class App:
             for trigger in triggers:
                 trigger.start()
             self._log.info("worker started", inbox=str(self.settings.worker.inbox))
+            second_look.begin(self.backends.values(), self.stop)
             wait_until_stopped(self.stop)
             self._log.info("worker stopping")
             for trigger in triggers:

@@ -58,6 +58,9 @@ class Backend(Protocol):
     def check(self) -> str:
         """Ask the backend for a sign of life; returns a sentence, raises ``BackendError``."""
 
+    def contradiction(self, stop: threading.Event) -> str:
+        """What is wrong with the settings by the backend's own word, "" if nothing; raises ``BackendError``."""
+
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
         """Whether it answers, asked anew, what it answered before; if not, it is down, and no row is to blame."""
 

@@ -23,7 +23,7 @@ LAYERS = [
     "context fakes",
     "execution",
     "runner testing",
-    "crew fleet hands",
+    "crew fleet hands second_look",
     "app",
     "commands",
     "cli",

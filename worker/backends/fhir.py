@@ -276,6 +276,12 @@ class FhirBackend:
             raise Refused(self.name, wrong)
         return f"FHIR {release} at {self._http.origin}"
 
+    def contradiction(self, stop: threading.Event) -> str:
+        """What is wrong with ``version`` by the server's own word, "" if nothing; raises ``BackendError``."""
+        caller = HttpCaller(self._http, Meter(), stop, attempts=1)
+        release = self._statement.ask_openly(caller)
+        return self._statement.contradicts(release) if release else ""
+
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
         """Whether it answers what it has answered before."""
         return self._http.still_answers(meter, stop)

@@ -86,7 +86,8 @@ class Http:
     def locate(self, path: str, *, public: bool = False) -> str:
         """The URL that a path means; raises ``Refused`` for one that leads elsewhere, unless that may be."""
         try:
-            return elsewhere(path) if public and self._is_elsewhere(path) else locate(self.url, path)
+            leads_away = public and "://" in path and self._is_elsewhere(path)
+            return elsewhere(path) if leads_away else locate(self.url, path)
         except ValueError as error:
             raise Refused(self.name, f"this path cannot be called below {self.origin}: {error}") from error
 

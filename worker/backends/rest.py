@@ -122,6 +122,10 @@ class RestBackend:
             status = error.status
         return f"{self._http.origin} answers ({status})"
 
+    def contradiction(self, stop: threading.Event) -> str:  # noqa: ARG002 - a FHIR backend's
+        """Nothing: REST backends do not say what they are."""
+        return ""
+
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
         """Whether it answers what it has answered before."""
         return self._http.still_answers(meter, stop)

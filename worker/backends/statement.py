@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from worker.backends.answers import resource
 from worker.backends.calls import Call, Caller
-from worker.errors import BackendError
+from worker.errors import BackendError, Unauthorized
 
 _RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
+_CALL = Call("GET", "metadata", headers={"Accept": "application/fhir+json"})
 
 
 class Statement:
@@ -21,7 +23,17 @@ class Statement:
 
     def ask(self, caller: Caller) -> str:
         """The release of FHIR, such as ``4.0.1``; "" where the server does not say."""
-        statement = caller(Call("GET", "metadata", headers={"Accept": "application/fhir+json"}), resource)
+        return self._ask(caller, _CALL)
+
+    def ask_openly(self, caller: Caller) -> str:
+        """The same, with a token only if that is wanted, which few servers do."""
+        try:
+            return self._ask(caller, replace(_CALL, public=True))
+        except Unauthorized:
+            return self.ask(caller)
+
+    def _ask(self, caller: Caller, call: Call) -> str:
+        statement = caller(call, resource)
         release = statement.get("fhirVersion") if isinstance(statement, dict) else None
         self._release = release if isinstance(release, str) else ""
         return self._release
