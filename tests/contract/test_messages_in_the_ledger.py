@@ -109,6 +109,22 @@ def test_what_a_silent_worker_was_at_can_be_taken_once_its_lease_is_over(say, op
     assert say(claim(), by=other).verdict == "suspect"
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_clock_that_is_put_back_holds_no_message_up_for_as_long(say, other, clock, named):
+    taken = claim() if named else claim("3f9a1c2b3f9a1c2b", delivery="3f9a1c2b3f9a1c2b")
+    say(taken)
+
+    def is_left():
+        if named:
+            return say(claim(), by=other).verdict == "suspect"
+        return other.messages.left_behind("orders", taken.sha256, lambda _: False) == [taken.key]
+
+    clock.now -= 1000
+    assert not is_left()
+    clock.now -= DAY
+    assert is_left()
+
+
 def test_the_end_that_a_worker_notes_after_it_has_lost_the_message_comes_too_late(say, other, clock, ledger):
     say(claim(), claim("two"))
     clock.now += 31

@@ -23,6 +23,7 @@ _clock = {
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
 }
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
+_PUT_BACK = 3600.0  # seconds: by more than that, a clock holds nothing up for as long as it was put back
 _MOST_ROWS = 256  # of a statement, which takes some 30,000 values
 
 _MOVE_AWAY = "move it away with its -wal and -shm, and a start makes a new one"
@@ -55,6 +56,10 @@ class Database:
     def steady_for(self) -> float:
         """Seconds since the database was last away, as far as this worker has noticed."""
         return self._ticks() - self._back_at
+
+    def is_over(self, until: sa.ColumnElement[float], most: float) -> sa.ColumnElement[bool]:
+        """That time has come, or the clock has been put back by more than an hour since it was set ``most`` ahead."""
+        return (until <= self.now) | (until > self.now + _PUT_BACK + most)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""

@@ -90,18 +90,13 @@ class Ledger:
             owners = connection.scalars(sa.select(table.c.owner).where(open_ones).distinct()).all()
         free: sa.ColumnElement[bool] = table.c.owner.in_(["", *(owner for owner in owners if owner and gone(owner))])
         if self._database.steady_for >= self._lease:  # else whoever was silent had perhaps no ledger to talk to
-            free |= self._is_over(table.c.lease_until, self._lease)
-        statement = sa.select(table).where(open_ones, self._is_over(table.c.not_before, 0.0), free)
+            free |= self._database.is_over(table.c.lease_until, self._lease)
+        statement = sa.select(table).where(open_ones, self._database.is_over(table.c.not_before, 0.0), free)
         if "schedule" in triggers:
             statement = statement.where(table.c.state.in_(["done", "failed"]) | ~out_of_turn())
         with self._database.read() as connection:
             due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
         return [taken for row in due if (taken := self._take_over(Entry(*row)))]
-
-    def _is_over(self, until: sa.ColumnElement[float], most: float) -> sa.ColumnElement[bool]:
-        """That time has come, or the clock has been put back by more than an hour since it was set ``most`` ahead."""
-        now = self._database.now
-        return (until <= now) | (until > now + LONGEST + most)
 
     def _take_over(self, entry: Entry) -> Entry | None:
         try:

@@ -121,7 +121,8 @@ class Messages:
         self._take = sa.update(table).where(seen).values(state="running", attempts=table.c.attempts + 1, **held)
         self._renew = sa.update(table).where(running).values(held)
         self._release = sa.update(table).where(running).values(state="waiting")
-        late, stale = (table.c.lease_until < now).label("late"), (table.c.expires < now).label("stale")
+        late = database.is_over(table.c.lease_until, lease).label("late")
+        stale = (table.c.expires < now).label("stale")
         keys = table.c.key.in_(sa.bindparam("keys", expanding=True))
         self._find = sa.select(table, late, stale).where(table.c.queue == sa.bindparam("this_queue"), keys)
         nameless = (table.c.key == table.c.delivery) & (table.c.attempts == table.c.deaths + 1)  # not tried again
