@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from acceptance.order_server import OrderServer
@@ -32,6 +32,13 @@ def asker(broker_url):
 @pytest.fixture
 def worker(tmp_path, broker_url, orders):
     return lambda **options: MessageWorker(tmp_path / "project", broker_url, orders.url, **options)
+
+
+@contextmanager
+def fleet(project, workers, **how):
+    """So many workers of a project, consuming; the first one's log is the project's."""
+    with ExitStack() as running:
+        yield [running.enter_context(project.running(name, **how)) for name in ("worker", "other")[:workers]]
 
 
 def clients(number=MESSAGES, first=1000):
@@ -70,16 +77,16 @@ def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worke
     check_queues(asker)
 
 
-@pytest.mark.parametrize("named_by", ["message_id", "correlation_id"])
-def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server, named_by):
+@pytest.mark.parametrize(("named_by", "workers"), [("message_id", 1), ("message_id", 2), ("correlation_id", 1)])
+def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server, named_by, workers):
     """With a ``correlation_id`` alone, messages have no id by which they could be known again elsewhere."""
-    asker.ask(*clients(), named_by=named_by)
-    with worker().running() as process:
+    with fleet(worker(), workers) as processes:
+        asker.ask(*clients(), named_by=named_by)
         for calls in (10, 30, 50):
-            wait_for(lambda calls=calls: orders.times_sent.total() > calls, process)
+            wait_for(lambda calls=calls: orders.times_sent.total() > calls, processes[0])
             rabbitmq_server.close_connections()
-        wait_for(asker.all_answered, process)
-        assert stopped(process) == 0
+        wait_for(asker.all_answered, processes[0])
+        assert [stopped(process) for process in processes] == [0] * workers
     asker.check()
     check_calls(orders)
     check_queues(asker)
@@ -90,22 +97,24 @@ def test_a_broker_that_is_not_there_yet_is_waited_for_and_one_that_is_killed_mak
 ):
     asker = Asker(own_rabbitmq.url())
     project = MessageWorker(tmp_path / "project", own_rabbitmq.url(), orders.url)
-    with project.running(), project.running("second"):
-        wait_for(lambda: "queue consumed" in project.log("second"))
+    with fleet(project, 2):
+        pass
     asker.declare("replies")
     time.sleep(SETTLE_SECONDS)
-    own_rabbitmq.stop()
-    with project.running(ready="worker started") as process:
-        own_rabbitmq.start()
-        asker.ask(*clients())
-        wait_for(lambda: orders.times_sent.total() > 20, process)
-        own_rabbitmq.kill()
-        own_rabbitmq.start()
-        wait_for(asker.all_answered, process)
-        assert stopped(process) == 0
-    asker.check()
-    check_calls(orders)
-    check_queues(asker)
+    for workers in (1, 2):
+        own_rabbitmq.stop()
+        before = orders.times_sent.total()
+        with fleet(project, workers, ready="worker started") as processes:
+            own_rabbitmq.start()
+            asker.ask(*clients(first=1000 * workers))
+            wait_for(lambda before=before: orders.times_sent.total() > before + 20, processes[0])
+            own_rabbitmq.kill()
+            own_rabbitmq.start()
+            wait_for(asker.all_answered, processes[0])
+            assert [stopped(process) for process in processes] == [0] * workers
+        asker.check()
+        check_calls(orders)
+        check_queues(asker)
 
 
 def test_a_stopped_worker_finishes_what_it_has_begun_and_leaves_the_rest_in_the_queue(worker, asker, orders):
@@ -121,6 +130,18 @@ def test_a_stopped_worker_finishes_what_it_has_begun_and_leaves_the_rest_in_the_
         wait_for(asker.all_answered, process)
     asker.check()
     check_calls(orders)
+
+
+def test_what_a_stopped_worker_leaves_another_one_finishes(worker, asker, orders):
+    with fleet(worker(), 2) as (leaving, staying):
+        asker.ask(*clients())
+        wait_for(lambda: orders.times_sent.total() > 20, leaving)
+        assert stopped(leaving) == 0
+        wait_for(asker.all_answered, staying)
+        assert stopped(staying) == 0
+    asker.check()
+    check_calls(orders)
+    check_queues(asker)
 
 
 @pytest.mark.parametrize("form", ["one row", "many rows"])
@@ -256,21 +277,23 @@ def test_a_broker_in_need_blocks_replies_only_for_as_long_as_it_takes(worker, as
     check_queues(asker)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_queues_that_are_deleted_are_declared_again_and_an_askers_queue_that_is_gone_makes_dead_letters(
-    worker, asker, orders
+    worker, asker, orders, workers
 ):
     project = worker()
-    with project.running() as process:
+    with fleet(project, workers) as processes:
         with asker.channel() as channel:
             channel.queue_delete("orders")
-        wait_for(lambda: project.log().count("queue consumed") == 2, process)
+        names = ("worker", "other")[:workers]
+        wait_for(lambda: all(project.log(name).count("queue consumed") == 2 for name in names), processes[0])
         with asker.channel() as channel:
             for gone in ("replies", "orders.dead", "orders.retry.1"):
                 channel.queue_delete(gone)
         asker.ask(*clients(10))
-        wait_for(lambda: asker.length("orders.dead") == 10, process)
+        wait_for(lambda: asker.length("orders.dead") == 10, processes[0])
         asker.declare()
-        assert stopped(process) == 0
+        assert [stopped(process) for process in processes] == [0] * workers
     check_calls(orders)
     check_queues(asker, dead=10)
     reasons = Counter(properties.headers["x-longshore-error"] for _, properties, _ in asker.drain("orders.dead"))
