@@ -242,6 +242,54 @@ def test_a_resource_is_asked_for_once_and_afresh_where_wanted():
     assert ehr.calls == 2
 
 
+class Keeper:
+    """A server that keeps what is created under an id that it chose before, and may not tell which one that is."""
+
+    def __init__(self, tells=True, breaks=False):
+        self.tells, self.breaks, self.kept = tells, breaks, None
+
+    def __call__(self, request):
+        if request.method == "POST":
+            self.kept = {"resourceType": "Patient", "id": "p1"}
+            said = answer(self.kept, 201) if self.tells else answer(b"", 201)
+            return answer(status=502) if self.breaks else said
+        known = self.kept if request.url.endswith("/p1") else None
+        return answer(known) if known else answer(status=404)
+
+
+@pytest.mark.parametrize("condition", [None, {"identifier": ("urn:x", "1")}], ids=["plain", "conditional"])
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_was_missing_is_looked_for_again_once_it_is_created(condition, tells):
+    ehr = opened_fhir(Keeper(tells))
+    for id_ in ("p1", "p2", "p2"):
+        with pytest.raises(Refused):
+            ehr.at().read("Patient", id_)
+    ehr.at(3).create({"resourceType": "Patient"}, if_none_exist=condition)
+    assert ehr.at(4).read("Patient", "p1")["id"] == "p1"
+    assert ehr.calls == 4
+
+
+def test_what_a_create_may_have_made_whose_answer_did_not_come_is_looked_for_again():
+    ehr = opened_fhir(Keeper(breaks=True), retries=0)
+    with pytest.raises(Refused):
+        ehr.at().read("Patient", "p1")
+    with pytest.raises(Unavailable):
+        ehr.at().create({"resourceType": "Patient"})
+    assert ehr.at().read("Patient", "p1")["id"] == "p1"
+
+
+def test_a_resource_that_a_conditional_create_finds_is_read_anew():
+    versions = iter("12")
+
+    def respond(_):
+        return answer({"resourceType": "Patient", "id": "p1", "meta": {"versionId": next(versions, "3")}})
+
+    ehr = opened_fhir(respond)
+    assert ehr.at().read("Patient", "p1")["meta"]["versionId"] == "1"
+    ehr.at().create({"resourceType": "Patient"}, if_none_exist={"identifier": ("urn:x", "1")})
+    assert ehr.at().read("Patient", "p1")["meta"]["versionId"] == "3"
+
+
 @pytest.mark.parametrize("answered", [{"text": "x" * 2000}, Refused("ehr", "has none", 404)])
 def test_what_is_remembered_is_bounded_by_its_size(answered):
     asked = []

@@ -186,8 +186,10 @@ class Fhir:
         return Call(method, path, body=sent, headers={**kind, **headers})
 
     def _write(self, call: Call, read: Reader = resource, conflict: str = "version conflict") -> Any:
+        written = None
         try:
-            return self._session.caller(call, read)
+            written = self._session.caller(call, read)
+            return written
         except Refused as error:
             if error.status == 412 or (error.status == 409 and "If-Match" in call.headers):
                 raise Refused(self._session.backend, f"{conflict}: {error}", error.status) from error
@@ -195,7 +197,7 @@ class Fhir:
                 self._session.refuse_another_version()
             raise
         finally:
-            self._session.wrote(call.path)
+            self._session.wrote(call.path, written)
 
     def _as_asked(self, type_: Any, found: Resource) -> Any:
         if isinstance(type_, str):
@@ -235,13 +237,15 @@ class FhirSession:
             self.caller, question, self._folder, self._exporting, longest=self._longest, partial_ok=partial_ok
         )
 
-    def wrote(self, path: str) -> None:
-        """Forget what a write to this path has changed."""
+    def wrote(self, path: str, written: Any) -> None:
+        """Forget what a write to this path has changed; ``written`` is what it came to, as far as that is known."""
         type_, _, id_ = path.partition("/")
-        if id_:
-            self.lookups.forget(type_, id_)
-        elif not type_:
+        if not type_:
             self.lookups.forget_all()
+        elif named := id_ or (written or {}).get("id"):
+            self.lookups.forget(type_, named)
+        else:
+            self.lookups.forget_missing(type_)
 
     def refuse_another_version(self) -> None:
         """Where something is not valid: see whether the server speaks the configured version.

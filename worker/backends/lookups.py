@@ -161,6 +161,13 @@ class Lookups:
         with self._lock:
             self._drop(type_, [id_])
 
+    def forget_missing(self, type_: str) -> None:
+        """Something of this type was written, it is not known what: it may be what was not there."""
+        with self._lock:
+            missing = [key for key, answer in self._memory.items() if key[0] == type_ and isinstance(answer, Exception)]
+            under_way = [key for key in self._slots if key[0] == type_]
+            self._drop(type_, [id_ for _, id_ in missing + under_way])
+
     def forget_all(self) -> None:
         """Many resources may have been written."""
         with self._lock:
