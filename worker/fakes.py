@@ -81,11 +81,16 @@ class FakeRest:
     def answer(self, request: Request) -> Answer:
         """Keep the request, and answer it."""
         self.requests.append(request)
+        ways = self._ways(request)
         for (method, path), given in self._answers.items():
-            if method == request.method and fnmatchcase(request.path, path):
+            if any(method == way and fnmatchcase(asked, path) for way, asked in ways):
                 said = given(request) if callable(given) else given
                 return said if isinstance(said, Answer) else Answer(200, said)
         return self._otherwise(request)
+
+    def _ways(self, request: Request) -> list[tuple[str, str]]:
+        """The methods and paths that an answer to it may stand under."""
+        return [(request.method, request.path)]
 
     def _otherwise(self, request: Request) -> Answer:
         known = ", ".join(f"{method} {path}" for method, path in self._answers) or "none"
@@ -96,7 +101,8 @@ class FakeFhir(FakeRest):
     """A FHIR server with these resources, and, as a ``FakeRest``, with answers that go before them.
 
     It reads, searches, creates (conditionally too), updates, deletes and does transactions as the sandbox's server
-    does, and exports: whatever the level, all resources of the types. Every resource needs an ``id``.
+    does, and exports: whatever the level, all resources of the types. Every resource needs an ``id``. What answers the
+    GET of a type answers a search that is sent by POST, too.
     """
 
     def __init__(
@@ -119,6 +125,10 @@ class FakeFhir(FakeRest):
     def resources(self, type_: str) -> list[Resource]:
         """What the server holds of a type by now."""
         return [version.resource for version in self._resources.alive(type_) if version.resource is not None]
+
+    def _ways(self, request: Request) -> list[tuple[str, str]]:
+        search = [("GET", request.path.removesuffix("/_search"))] if request.path.endswith("/_search") else []
+        return [*super()._ways(request), *search]
 
     def _otherwise(self, request: Request) -> Answer:
         path = request.path.strip("/").removesuffix("/_search")

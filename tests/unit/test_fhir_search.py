@@ -171,6 +171,57 @@ def test_personal_data_and_long_queries_are_posted_and_not_put_into_the_url():
     assert query(ehr.transport.requests[0])[0] == ("family", "Novak")
 
 
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {"ssn": "1"},
+        {"mothersMaidenName": "Novak"},
+        {"patient": "Patient/1"},
+        {"identifier": ("urn:oid:1.2", "1")},
+        {"status__family": "Novak"},
+        {"_has__Observation__patient__code": "1234-5"},
+        {"status": "final", "subject__Patient": "23"},
+    ],
+    ids=str,
+)
+def test_only_what_is_known_to_be_harmless_stands_in_a_url(criteria):
+    ehr = opened_fhir([bundle(self_="/_search")])
+    ehr.at().resources("Observation").search(**criteria).first()
+    assert ehr.transport.urls == ["/Observation/_search"]
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {"status": "final", "code__in": "http://codes.example", "date__ge": "2026", "_count": 5},
+        {"_lastUpdated__ge": "2026", "_include": "Observation:patient", "type__of_type": "x"},
+        {"code__Observation__status": "final"},
+    ],
+    ids=str,
+)
+def test_what_is_harmless_is_a_plain_get(criteria):
+    ehr = opened_fhir([answer({"resourceType": "Bundle", "type": "searchset"})])
+    next(ehr.at().resources("Observation").search(**criteria).pages())
+    assert ehr.transport.requests[0].method == "GET"
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_that_takes_no_search_by_post_gets_what_is_harmless_by_get(status):
+    ehr = opened_fhir([answer(status=status), bundle(match("id-1"), self_="")])
+    found = ehr.at().resources("Patient").search(_id={f"id-{number}" for number in range(400)}).first()
+    assert found["id"] == "id-1"
+    assert [request.method for request in ehr.transport.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_what_may_be_personal_is_refused_rather_than_put_into_a_url(status):
+    ehr = opened_fhir([answer(status=status)])
+    with pytest.raises(Refused, match="does it take searches by POST") as refused:
+        ehr.at().resources("Patient").search(ssn="1").first()
+    assert refused.value.status == status
+    assert ehr.calls == 1
+
+
 def test_a_search_answered_with_something_else_than_a_bundle_is_refused():
     with pytest.raises(Refused, match="not a Bundle"):
         active(opened_fhir([answer({"resourceType": "Patient"})])).first()

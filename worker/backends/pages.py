@@ -9,12 +9,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from worker.backends.calls import Call, Caller
 from worker.backends.page import Page, Resource, read_page
-from worker.backends.search import Parameter, filters, is_posted, parameters, search_call
+from worker.backends.search import Parameter, filters, is_harmless, is_posted, parameters, search_call
 from worker.backends.walk import Walk
 from worker.errors import Refused
 from worker.log import get_logger
 
 log = get_logger()
+
+_NOT_POSTED = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def pages(caller: Caller, type_: str, query: list[Parameter]) -> Iterator[Page]:
     whole (see ``Walk``): never a part of the answer in its place.
     """
     walk = Walk(caller.backend, type_, query)
-    page = caller(search_call(type_, query), read_page)
+    page = _first(caller, type_, query)
     if page.warnings:
         log.warning("a search was answered with warnings", backend=caller.backend, codes=" ".join(page.warnings))
     _refuse_ignored_parameters(caller.backend, query, page.self_link)
@@ -42,6 +44,20 @@ def pages(caller: Caller, type_: str, query: list[Parameter]) -> Iterator[Page]:
         if not page.next:
             return walk.end()
         page = caller(Call("GET", page.next, headers={"Accept": "application/fhir+json"}), read_page)
+
+
+def _first(caller: Caller, type_: str, query: list[Parameter]) -> Page:
+    """The first page; by GET where a server takes no search by POST, but only if all of it may stand in a URL."""
+    try:
+        return caller(search_call(type_, query), read_page)
+    except Refused as error:
+        if error.status not in _NOT_POSTED or not is_posted(query):
+            raise
+        if not is_harmless(query):
+            what = f"{error.detail.removeprefix(f'{caller.backend}: ')}; does it take searches by POST?"
+            hint = "This one may hold personal data, which must not stand in a URL"
+            raise Refused(caller.backend, f"{what} {hint}", error.status) from error
+    return caller(search_call(type_, query, posted=False), read_page)
 
 
 class SearchSet:

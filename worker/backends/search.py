@@ -25,10 +25,12 @@ _RESULT_PARAMETERS = frozenset(
     {"_sort", "_count", "_include", "_revinclude", "_summary", "_total", "_elements", "_contained", "_containedType"}
     | {"_format", "_pretty"}
 )
-_PERSONAL = frozenset(
-    {"name", "family", "given", "phonetic", "identifier", "birthdate", "death-date", "phone", "email", "telecom"}
-    | {"address", "address-city", "address-postalcode", "address-state", "address-country", "_text", "_content"}
-)
+# What they say is about kinds and states of records, not about people: all else may be, a custom parameter, too.
+_HARMLESS = _RESULT_PARAMETERS | {
+    *("_id", "_lastUpdated", "_profile", "_security", "_tag", "_type"),
+    *("active", "category", "class", "clinical-status", "code", "date", "intent", "issued", "priority", "role"),
+    *("specialty", "status", "type", "verification-status"),
+}
 _TOKEN = re.compile(r"((?:[a-z][a-z0-9+.-]*://|urn:)[^|\s]+)\|([^|]*)", re.IGNORECASE)
 
 
@@ -44,23 +46,28 @@ def parameters(criteria: dict[str, Any]) -> list[Parameter]:
     return [parameter for name, value in criteria.items() for parameter in _parameter(name, value)]
 
 
-def search_call(type_: str, query: list[Parameter]) -> Call:
-    """The request for a search."""
+def search_call(type_: str, query: list[Parameter], *, posted: bool | None = None) -> Call:
+    """The request for a search; ``posted`` as ``is_posted`` says, unless it is given."""
     headers = {
         "Accept": "application/fhir+json",
         "Prefer": "handling=strict",
         # HAPI answers the same search from a cache for a minute, also after a write.
         "Cache-Control": "no-cache",
     }
-    if not is_posted(query):
+    if not (is_posted(query) if posted is None else posted):
         return Call("GET", type_, query, headers=headers)
     headers["Content-Type"] = "application/x-www-form-urlencoded"
     return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers, safe=True)
 
 
 def is_posted(query: list[Parameter]) -> bool:
-    """Whether a search goes by POST: because it is long, or would put personal data into a URL."""
-    return any(map(_is_personal, _names(query))) or len(urlencode(query, safe=",")) > _LONGEST_QUERY
+    """Whether a search goes by POST: because it may put personal data into a URL, or is long."""
+    return not is_harmless(query) or len(urlencode(query, safe=",")) > _LONGEST_QUERY
+
+
+def is_harmless(query: Iterable[Parameter]) -> bool:
+    """Whether a search may stand in a URL, which others on the way, and the server itself, keep in their logs."""
+    return all(_segments(name) <= _HARMLESS for name in _names(query))
 
 
 def filters(query: Iterable[Parameter]) -> set[str]:
@@ -76,8 +83,10 @@ def _base(name: str) -> str:
     return re.split(r"[:.]", name, maxsplit=1)[0]
 
 
-def _is_personal(name: str) -> bool:
-    return not _PERSONAL.isdisjoint(re.split(r"[:.]", name))
+def _segments(name: str) -> set[str]:
+    """The parameters that a name goes through, without modifiers and types."""
+    first, *others = re.split(r"[:.]", name)
+    return {first, *(each for each in others if each.replace("-", "_") not in _MODIFIERS and not each[:1].isupper())}
 
 
 def _parameter(keyword: str, value: Any) -> list[Parameter]:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from worker import exact_json
 from worker.backends.calls import Call
-from worker.backends.search import Parameter, is_posted
+from worker.backends.search import Parameter, is_harmless
 
 _OF = re.compile(r"(?:Patient|Group/[A-Za-z0-9\-.]{1,64})?")
 _HEADERS = {"Accept": "application/fhir+json", "Prefer": "respond-async"}
@@ -54,7 +54,7 @@ class Question:
     def call(self) -> Call:
         """The request that begins the export; by POST where a filter would put personal data into the URL."""
         path = f"{self.of}/$export".lstrip("/")
-        if not any(is_posted(list(each.query)) for each in self.wanted):
+        if all(is_harmless(each.query) for each in self.wanted):
             return Call("GET", path, self._parameters(), headers=_HEADERS)
         body = {"resourceType": "Parameters", "parameter": [_parameter(*each) for each in self._parameters()]}
         kind = {"Content-Type": "application/fhir+json"}
