@@ -1,4 +1,5 @@
 import inspect
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def test_what_a_job_author_imports_is_documented(name):
         and not inspect.getdoc(value)
     ]
     assert undocumented == []
+
+
+def test_no_two_test_modules_have_the_same_name():
+    names = Counter(path.name for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []  # pytest would collect neither
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
