@@ -74,7 +74,7 @@ class Crew:
         while not self._over.wait(HEARTBEAT_SECONDS):
             try:
                 for delivery in self._ledger.heartbeat(list(self._active.values())):
-                    delivery.lost = True
+                    delivery.lose()
                 heard = True
             except Paused as trouble:
                 if heard:

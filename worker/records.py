@@ -260,6 +260,10 @@ class Pause:
     owner: str = ""
 
 
+def nothing() -> None:
+    """What is done where there is nothing to do."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """One file, one message or one tick on its way through; it carries its own ``settle``.
@@ -267,12 +271,12 @@ class Delivery:
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
-    wants remembered once the delivery is done. ``lost``: another worker turns out to own it. ``faults`` is
-    how many attempts in a row, up to the one before, have ended in a ``ServerFault``. ``key`` tells its calls from
-    those of another delivery (of a file: the digest of its content). ``reply`` is for whoever sent it, if it came as a
-    message: the output leaves it here, and it is sent once the delivery is settled. ``columns`` are those of all its
-    rows, once they are known, where rows may have different ones. ``question`` is the number of the question that gave
-    its rows, a later one's being higher; 0 where no source was asked.
+    wants remembered once the delivery is done. ``lost``: another worker turns out to own it; then ``hurry`` ends what
+    is waited for. ``faults`` is how many attempts in a row, up to the one before, have ended in a ``ServerFault``.
+    ``key`` tells its calls from those of another delivery (of a file: the digest of its content). ``reply`` is for
+    whoever sent it, if it came as a message: the output leaves it here, and it is sent once the delivery is settled.
+    ``columns`` are those of all its rows, once they are known, where rows may have different ones. ``question`` is the
+    number of the question that gave its rows, a later one's being higher; 0 where no source was asked.
     """
 
     id: str
@@ -290,8 +294,14 @@ class Delivery:
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)
     lost: bool = False
+    hurry: Callable[[], None] = nothing
     faults: int = 0
     key: str = ""
     reply: Reply | None = None
     columns: tuple[str, ...] = ()
     question: int = 0
+
+    def lose(self) -> None:
+        """It is another worker's: nothing more is begun, and no wait is sat out."""
+        self.lost = True
+        self.hurry()

@@ -13,7 +13,7 @@ from worker.errors import LostLease, Stopping
 from worker.execution import Execution, Unit
 from worker.jobs import Jobs
 from worker.pool import Pool
-from worker.records import Delivery, Outcome, Reading
+from worker.records import Delivery, Outcome, Reading, nothing
 from worker.sockets import Backend, Output, Part
 from worker.stopping import Stop
 
@@ -86,12 +86,16 @@ class Runner:
         delivery.job = job.name
         with log.bound(job=job.name), self._outputs[delivery.trigger].open(delivery, job) as part:
             if not part.committed:
-                self._run_rows(delivery, job, part)
+                try:
+                    self._run_rows(delivery, job, part)
+                finally:
+                    delivery.hurry = nothing  # else the two would wait for the garbage collector
                 part.commit()
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
         state = State(lambda: self._memory.load(job.name), delivery.state)
         context = DeliveryContext(delivery, self._backends, state, self._stop.part)
+        delivery.hurry = context.hurry
         execution = Execution(job, context)
 
         def work(unit: Unit) -> list[Outcome]:

@@ -1,3 +1,5 @@
+import threading
+
 import pandas as pd
 import pytest
 from deliveries import chunk, delivery
@@ -10,6 +12,8 @@ from worker.pool import Pool
 from worker.records import Chunk, Outcome, Reading
 from worker.runner import Runner
 from worker.stopping import Stop
+
+SECONDS = 10  # after which a test that hangs fails
 
 
 class MemoryPart:
@@ -82,7 +86,7 @@ def stop():
 class Story:
     """One delivery's run, and everything that is known about it afterwards."""
 
-    def __init__(self, pool, stop, declared, chunks=(), *, part=None, memory=None, **changes):
+    def __init__(self, pool, stop, declared, chunks=(), *, part=None, memory=None, backends=None, **changes):
         self.part = part or MemoryPart()
         self.watched = Watched()
         self.settled = []
@@ -95,7 +99,7 @@ class Story:
         self.delivery = delivery(read=read, settle=self.settled.append, **changes)
         runner = Runner(
             Jobs(declared if isinstance(declared, list) else [declared]),
-            {},
+            backends or {},
             {self.delivery.trigger: self.part},
             pool,
             memory or Memory(),
@@ -307,4 +311,32 @@ def test_a_delivery_that_another_worker_has_taken_is_left_at_its_next_row(run):
     story = run(loses, [chunk(0, 100)])
     assert isinstance(story.error, LostLease)
     assert story.indexes == [0]
+    assert story.part.commits == 0
+
+
+class Slow:
+    """A backend that is waited for until the delivery is to end."""
+
+    kind = "rest"
+
+    def open(self, meter, stop, folder):
+        self.stop = stop
+        return self
+
+    def at(self, key):
+        return self
+
+    def wait(self):
+        assert self.stop.wait(SECONDS)
+        raise Stopping("slow: was waited for")
+
+
+def test_a_delivery_that_another_worker_has_taken_waits_for_nothing_more(run):
+    @job(files="clients*.csv")
+    def waits(row, ctx):
+        threading.Timer(0.01, ctx.delivery.lose).start()
+        ctx.rest["slow"].wait()
+
+    story = run(waits, [chunk(0, 1)], backends={"slow": Slow()})
+    assert isinstance(story.error, Stopping)
     assert story.part.commits == 0

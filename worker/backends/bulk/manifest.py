@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -13,6 +14,7 @@ from worker.http_terms import origin_of
 
 Kind = Literal["output", "deleted", "error"]
 
+_TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _TYPES: dict[Kind, str] = {"output": "", "deleted": "Bundle", "error": "OperationOutcome"}
 
 
@@ -103,7 +105,7 @@ class _Reader:
 
     def _file(self, kind: Kind, type_: Any, item: dict[str, Any]) -> File:
         url, count = self._joined(item), item.get("count")
-        if not isinstance(type_, str) or not type_.isalpha():
+        if not isinstance(type_, str) or not _TYPE.fullmatch(type_):
             raise self._wrong("a type for each file")
         if not self._public and origin_of(url) != origin_of(self._url):
             what = "an export's file is on another origin, which gets no token (requiresAccessToken is not false)"
