@@ -6,7 +6,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
-from servers.fhir_promises import SYSTEM, WARD, FhirServerPromises, identified, new_id, nurse
+from servers.fhir_promises import SYSTEM, WARD, FhirServerPromises, identified, new_id, nurse, put
 from servers.hapi import hapi
 
 from worker import exact_json
@@ -89,5 +89,12 @@ class TestHapi(FhirServerPromises):
             known = at.resources("Practitioner").search(identifier=(SYSTEM, value))  # is posted
             some = at.export(known, since="2020-01-01T00:00:00Z")
             assert [found["id"] for found in some] == [made["id"]]
+            patients = [{"resourceType": "Patient", "id": new_id()} for _ in range(2)]
+            member = {"entity": {"reference": f"Patient/{patients[0]['id']}"}}
+            group = {"resourceType": "Group", "id": new_id(), "type": "person", "actual": True, "member": [member]}
+            assert not any(outcome.error for outcome in ehr.at().batch([put(each) for each in [*patients, group]]))
+            assert list(at.export("Patient", of=f"Group/{group['id']}")) == [
+                ehr.at().read("Patient", patients[0]["id"])
+            ]
             with pytest.raises(Refused, match="begins no export"):
                 list(at.export("Practitioner", of="Group/nobody"))
