@@ -34,8 +34,9 @@ from worker.commands.publish import publish
 from worker.errors import ConfigError, Damaged, WorkerError, sentence
 
 if TYPE_CHECKING:
-    from worker.app import App, Project
+    from worker.app import App
     from worker.commands.screens import Bars
+    from worker.project import Project
 
 app = typer.Typer(
     help="A worker for files, queues and schedules: rows in, backends asked, combined results out.",

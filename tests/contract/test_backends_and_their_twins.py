@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from worker import exact_json
-from worker.app import connect
 from worker.config import load
+from worker.connections import connect
 from worker.errors import Refused
 from worker.records import Meter, RowKey
 from worker.sandbox import Sandbox

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from worker.app import Project
     from worker.config import Settings
+    from worker.project import Project
 
 FAILED, MISUSED = 1, 2
 
@@ -29,7 +29,7 @@ DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="A delivery's id, 
 
 def load_project(config: Path | None) -> Project:
     """Settings and jobs; raises ``ConfigError``."""
-    from worker.app import Project
+    from worker.project import Project
 
     return Project.load(config)
 

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from worker import exact_json
-from worker.app import Connections, connect
 from worker.auth import ClientCredentials, Credential
 from worker.backends.fhir import FhirSession
 from worker.backends.rest import Rest
 from worker.config import Settings
+from worker.connections import Connections, connect
 from worker.records import Meter, RowKey
 from worker.sockets import Backend
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from worker import auth, backends
 from worker.amqp import probe
-from worker.app import Project, folders
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
 from worker.config import AmqpSettings, Settings
 from worker.declare import Job
 from worker.errors import ConfigError, WorkerError
 from worker.ledger import Ledger
+from worker.project import Project, folders
 from worker.records import Meter
 from worker.triggers.adoption import orphans
 from worker.triggers.requests import Consumed

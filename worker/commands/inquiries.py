@@ -22,11 +22,11 @@ from worker.commands.arguments import (
 )
 
 if TYPE_CHECKING:
-    from worker.app import Project
     from worker.config import Settings
     from worker.declare import Job
     from worker.jobs import Jobs
     from worker.ledger import Ledger
+    from worker.project import Project
     from worker.records import Entry
 
 
@@ -98,7 +98,7 @@ def retry(
 
 
 def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
-    from worker.app import settlement
+    from worker.project import settlement
 
     if entry.state != "failed":
         misused(f"delivery {entry.id} is {entry.state}; only a failed one can be run again")
