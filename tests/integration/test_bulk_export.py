@@ -44,11 +44,14 @@ class Tick:
                 stop.set()
             return stop.is_set()
 
+        return self.backend(sleep, **settings).open(Meter(), stop, self.folder).at(RowKey("d" * 64, 2))
+
+    def backend(self, sleep=threading.Event.wait, **settings):
         credential = open_credential("hospital", BearerSettings(token=TOKEN), MemoryTokenStore(), owner="test")
         given = {"url": self.server.url, "auth": "hospital", "retries": self.retries, "timeout": 5, **settings}
         backend = open_backend("ehr", FhirSettings(**given), credential, threads=4, sleep=sleep)
         self.stack.callback(backend.close)
-        return backend.open(Meter(), stop, self.folder).at(RowKey("d" * 64, 2))
+        return backend
 
     def export(self, *what, **how):
         return self.ehr().export(*what, **how)
@@ -471,3 +474,13 @@ def test_many_rows_that_ask_the_same_get_one_export(server, tick):
         thread.join()
     assert found == [[ONE]] * 8
     assert len([path for path in server.paths() if "$export" in path]) == 1
+
+
+def test_a_server_is_not_asked_whether_it_still_answers_by_another_export(server, tick):
+    server.made(ONE)
+    backend = tick.backend()
+    ehr = backend.open(Meter(), threading.Event(), tick.folder).at(RowKey("d" * 64, 2))
+    assert list(ehr.export("Patient")) == [ONE]
+    before = len(server.seen)
+    assert not backend.still_answers(Meter(), threading.Event())
+    assert len(server.seen) == before

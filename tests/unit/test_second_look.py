@@ -74,3 +74,9 @@ def test_what_was_found_is_not_asked_for_again_where_something_is_not_valid():
     with pytest.raises(Refused, match="422"):
         ehr.at().create({"resourceType": "Patient"})
     assert len(ehr.transport.requests) == 2
+
+
+def test_that_a_server_says_what_it_is_does_not_mean_that_it_answers():
+    ehr = opened_fhir([statement("4.0.1")])
+    second_look.look([ehr.backend], Patience())
+    assert not ehr.backend.still_answers(ehr.meter, ehr.stop)

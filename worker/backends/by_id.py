@@ -117,7 +117,7 @@ class ById:
         """
         entries = [{"request": {"method": "GET", "url": f"{type_}/{id_}"}} for id_ in ids]
         body = exact_json.dumps(bundles.bundle("batch", entries))
-        call = Call("POST", "", body=body, headers=_BUNDLE, safe=True)
+        call = Call("POST", "", body=body, headers=_BUNDLE, probe=True)
         try:
             answer = self._caller(call, resource)
         except Unauthorized as error:

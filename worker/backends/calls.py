@@ -19,7 +19,7 @@ class Call:
     every other write because it carries an ``Idempotency-Key``. ``again`` makes what is sent from the second time on,
     where that has to differ: the first time may have been done. ``stream``: the body of a good answer is left to
     whoever reads it, of whatever length. ``public``: it is asked for without a token, and may be on another origin.
-    ``safe``: it changes nothing, though it is a POST.
+    ``probe``: whether it may be asked again to see if the backend still answers; None: as a GET may.
     """
 
     method: str
@@ -30,7 +30,13 @@ class Call:
     again: Callable[[], Call] | None = field(default=None, repr=False)
     stream: bool = False
     public: bool = False
-    safe: bool = False
+    probe: bool | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether an answer to it, asked anew, says that the backend answers."""
+        may_be = self.method == "GET" if self.probe is None else self.probe
+        return may_be and "://" not in self.path  # a page or a status may be gone the next time
 
     def fingerprint(self) -> int:
         """A number that tells it from other requests, and nothing else of it."""

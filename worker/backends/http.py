@@ -250,9 +250,7 @@ class HttpCaller:
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
         self.http.budget.earn()
-        if (
-            call.method == "GET" or call.safe
-        ) and "://" not in call.path:  # a page or a status may be gone the next time
+        if call.is_probe:
             self.http.went_well = call, read
         return result
 

@@ -57,7 +57,7 @@ def search_call(type_: str, query: list[Parameter], *, posted: bool | None = Non
     if not (is_posted(query) if posted is None else posted):
         return Call("GET", type_, query, headers=headers)
     headers["Content-Type"] = "application/x-www-form-urlencoded"
-    return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers, safe=True)
+    return Call("POST", f"{type_}/_search", body=urlencode(query).encode(), headers=headers, probe=True)
 
 
 def is_posted(query: list[Parameter]) -> bool:

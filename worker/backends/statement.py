@@ -10,7 +10,8 @@ from worker.backends.calls import Call, Caller
 from worker.errors import BackendError, Unauthorized
 
 _RELEASES = {"R4": "4.0", "R4B": "4.3", "R5": "5.0", "STU3": "3.0"}
-_CALL = Call("GET", "metadata", headers={"Accept": "application/fhir+json"})
+# It may be answered though the records cannot be reached.
+_CALL = Call("GET", "metadata", headers={"Accept": "application/fhir+json"}, probe=False)
 
 
 class Statement:

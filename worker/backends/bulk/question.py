@@ -55,7 +55,7 @@ class Question:
         """The request that begins the export; by POST where a filter would put personal data into the URL."""
         path = f"{self.of}/$export".lstrip("/")
         if all(is_harmless(each.query) for each in self.wanted):
-            return Call("GET", path, self._parameters(), headers=_HEADERS)
+            return Call("GET", path, self._parameters(), headers=_HEADERS, probe=False)
         body = {"resourceType": "Parameters", "parameter": [_parameter(*each) for each in self._parameters()]}
         kind = {"Content-Type": "application/fhir+json"}
         return Call("POST", path, body=exact_json.dumps(body), headers={**_HEADERS, **kind})
