@@ -62,9 +62,9 @@ class App:
         self._connections = self._closing.enter_context(connect(self.settings, owner.name))
         self.ledger, self.backends = self._connections.ledger, self._connections.backends
         owner.sweep(self.ledger.owners())
-        fleet = Fleet(self.ledger.pauses, self.backends, owner.name)
-        fleet.start()
-        self._closing.callback(fleet.close)
+        self._fleet = Fleet(self.ledger.pauses, self.backends, owner.name)
+        self._fleet.start()
+        self._closing.callback(self._fleet.close)
         self._pool = self._closing.enter_context(Pool(self.settings.worker.threads))
         self._runner = self._make_runner(watcher)
         self._make_triggers(owner)
@@ -94,7 +94,9 @@ class App:
         of_files, of_ticks = (settlement(trigger, ledger, settings) for trigger in ("inbox", "schedule"))
         self.claims = Claims(ledger, folders(settings), self.jobs, of_files, gone=owner.gone)
         self._ticks = Ticks(ledger, settings.work, of_ticks, gone=owner.gone)
-        self._queues = Queues(settings, self.jobs, ledger.messages, self._runner, self._pool, owner.gone, self.stop)
+        self._queues = Queues(
+            settings, self.jobs, ledger.messages, self._runner, self._pool, owner.gone, self.stop, self._fleet
+        )
 
     def _bound_the_stop(self) -> None:
         seconds = self.settings.worker.stop_seconds

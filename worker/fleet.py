@@ -1,9 +1,12 @@
-"""What the workers of a fleet tell each other through the ledger: the pauses that backends asked for, open circuits."""
+"""What the workers of a fleet tell each other, and people, through the ledger.
+
+That is the pauses that backends asked for, open circuits, and that a worker has no broker.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from worker.errors import Paused
@@ -23,6 +26,10 @@ class Pauses(Protocol):
         """Every worker's pauses."""
 
 
+News = Callable[[], Pause | None]
+"""What is new of a backend, or of the broker, if anything is."""
+
+
 class Fleet:
     """Tells and hears every second.
 
@@ -34,6 +41,7 @@ class Fleet:
     def __init__(self, pauses: Pauses, backends: Mapping[str, Backend], owner: str) -> None:
         self._pauses = pauses
         self._backends = backends
+        self._sources: list[News] = [backend.limits.news for backend in backends.values()]
         self._owner = owner
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="fleet", daemon=True)
@@ -42,6 +50,10 @@ class Fleet:
         """Begin to listen."""
         self._thread.start()
 
+    def listen(self, news: News) -> None:
+        """Tell that, too."""
+        self._sources.append(news)
+
     def _live(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             self.beat()
@@ -49,8 +61,8 @@ class Fleet:
     def beat(self) -> None:
         """Tell what is new here, and keep what others were asked for."""
         try:
-            for backend in self._backends.values():
-                if news := backend.limits.news():
+            for source in self._sources:
+                if news := source():
                     self._pauses.tell(news)
             for pause in self._pauses.current():
                 if not pause.is_down and pause.owner != self._owner and pause.backend in self._backends:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from worker.amqp import Broker, probe
 from worker.config import Settings
 from worker.errors import Paused, Unavailable
+from worker.fleet import Fleet
 from worker.hands import Hands
 from worker.jobs import Jobs
 from worker.ledger import Messages
@@ -29,7 +30,7 @@ LATE_GOODBYE_SECONDS = 0.5  # for the same, once a stop is over
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of the enabled jobs; ``gone`` says whether an owner lives no more."""
+    """The queues of the enabled jobs; ``gone`` says whether an owner lives no more, ``fleet`` hears of the broker."""
 
     settings: Settings
     jobs: Jobs
@@ -38,6 +39,7 @@ class Queues:
     pool: Pool
     gone: Callable[[str], bool]
     stop: Stop
+    fleet: Fleet
 
     @contextmanager
     def consumed(self) -> Iterator[Queue | None]:
@@ -76,6 +78,7 @@ class Queues:
             over=self.stop.over,
         )
         broker.start()
+        self.fleet.listen(broker.news)
         queue.start()
         try:
             yield queue

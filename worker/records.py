@@ -246,11 +246,16 @@ class TokenEntry:
     retry_in: float
 
 
+BROKER = "[amqp]"
+"""What the broker is called beside the backends, after its table in the settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """A worker leaves a backend alone for so many seconds from now on; none: not any more.
 
-    ``is_down``: as it got no answers; else because the backend asked for it, which is for every worker to keep.
+    ``is_down``: as it got no answers; else because the backend asked for it, which is for every worker to keep. Of the
+    broker it tells that it is away, which counts for so many seconds if it is not told again.
     """
 
     backend: str

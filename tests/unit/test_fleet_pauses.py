@@ -7,7 +7,7 @@ from fake_backend import answer, opened
 
 from worker.errors import Paused, Unavailable
 from worker.fleet import Fleet
-from worker.records import Pause
+from worker.records import BROKER, Pause
 
 
 class Pauses:
@@ -104,3 +104,14 @@ def test_it_beats_on_a_thread_of_its_own_until_it_is_closed(pauses, monkeypatch)
     one.start()
     assert heard.wait(10)
     one.close()
+
+
+def test_the_news_of_the_broker_are_told_with_those_of_the_backends(pauses):
+    billing = opened([answer(status=503, Retry_After="60")], retries=0)
+    one = fleet(pauses, billing)
+    news = [Pause(BROKER, 15.0, is_down=True, reason="is not connected"), None]
+    one.listen(lambda: news.pop(0))
+    fail(billing)
+    one.beat()
+    one.beat()
+    assert [pause.backend for pause in pauses.told] == ["billing", BROKER]

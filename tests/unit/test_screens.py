@@ -53,3 +53,9 @@ def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys):
     pause = {"backend": "billing", "state": "down", "seconds": 22.6, "reason": "answered 503", "worker": "host.7"}
     screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [pause])
     assert "backend billing is down, left alone for 23 s more by host.7: answered 503" in capsys.readouterr().out
+
+
+def test_a_status_says_that_the_broker_is_away_by_whom_and_why(capsys):
+    broker = {"worker": "host.7", "reason": "is not connected since 2026-11-23T02:00:04Z: Connection refused; start it"}
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [], [broker])
+    assert f"the broker {broker['reason']} (told by host.7)" in capsys.readouterr().out

@@ -17,9 +17,11 @@ from worker.amqp.consuming import Consumption, Receive
 from worker.amqp.link import Addresses, Link, State
 from worker.amqp.loop import Loop
 from worker.amqp.messages import Outgoing
+from worker.amqp.news import News
 from worker.amqp.publishing import Done, Publisher
 from worker.amqp.topology import DIRECT_REPLY, Topology
 from worker.broker_address import Address
+from worker.records import Pause
 from worker.secret import Secret
 from worker.settings import AmqpSettings
 
@@ -47,6 +49,7 @@ class Broker:
         self._used: set[str] = set()
         self._closing = threading.Event()
         self._backoff = Backoff(random)
+        self._news = News()
         self._log = log.get_logger()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
@@ -65,6 +68,10 @@ class Broker:
         """The worst of its connections'; from any thread. Not of the one that a made-up target may close."""
         states = [self._links[purpose].state for purpose in ("consuming", "publishing") if purpose in self._used]
         return min(states, key=lambda state: (state.up, not state.blocked), default=self._links["consuming"].state)
+
+    def news(self) -> Pause | None:
+        """That it is away, or is there again, where that was not told yet; called by one thread."""
+        return None if self._closing.is_set() else self._news.of(self.state)
 
     def start(self) -> None:
         """Begin to connect."""

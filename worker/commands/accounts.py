@@ -11,7 +11,7 @@ from worker import exact_json
 from worker.declare import Job
 from worker.ledger import Ledger
 from worker.outputs.outbox import stamp
-from worker.records import Attempt, Entry, Pause
+from worker.records import BROKER, Attempt, Entry, Pause
 
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
@@ -33,7 +33,14 @@ def line(entry: Entry) -> dict[str, Any]:
     }
 
 
-def pause(pause: Pause) -> dict[str, Any]:
+def pauses(found: Iterable[Pause]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The backends that workers leave alone, and what is amiss with the broker: a line for each worker."""
+    found = list(found)
+    backends = [_pause(each) for each in found if each.backend != BROKER]
+    return backends, [{"worker": each.owner, "reason": each.reason} for each in found if each.backend == BROKER]
+
+
+def _pause(pause: Pause) -> dict[str, Any]:
     """A backend that a worker leaves alone: ``state`` is down (its circuit is open) or paused (it asked for that)."""
     return {
         "backend": pause.backend,

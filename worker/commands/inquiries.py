@@ -53,13 +53,13 @@ def status(config: Config = None, json: Json = False) -> None:
     settings = load_settings(config)
     with closing(Ledger(settings.worker.state)) as ledger:
         lines, counts = [accounts.line(entry) for entry in ledger.entries()], ledger.counts()
-        pauses = [accounts.pause(each) for each in ledger.pauses.current()]
+        pauses, brokers = accounts.pauses(ledger.pauses.current())
     if not settings.worker.inbox.is_dir():
         screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
     if json:
-        screens.say_json({"deliveries": lines, "counts": counts, "backends": pauses})
+        screens.say_json({"deliveries": lines, "counts": counts, "backends": pauses, "broker": brokers})
     else:
-        screens.status(lines, counts, pauses)
+        screens.status(lines, counts, pauses, brokers)
 
 
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:

@@ -111,9 +111,12 @@ def _story(each: Mapping[str, Any], outbox: str) -> str:
 
 
 def status(
-    lines: Sequence[Mapping[str, Any]], counts: Mapping[str, int], pauses: Iterable[Mapping[str, Any]] = ()
+    lines: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+    pauses: Iterable[Mapping[str, Any]] = (),
+    brokers: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """The deliveries, the reasons of those that failed or wait, how many there are, and the backends left alone."""
+    """The deliveries, why some failed or wait, how many there are, the backends left alone, a broker that is away."""
     columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
     for each in lines:
@@ -124,6 +127,8 @@ def status(
     for each in pauses:
         how_long = f"left alone for {each['seconds']:,.0f} s more by {each['worker']}"
         say(f"backend {each['backend']} is {each['state']}, {how_long}: {each['reason']}")
+    for each in brokers:
+        say(f"the broker {each['reason']} (told by {each['worker']})")
     if counts["failed"]:
         say("`longshore retry ID` runs a failed one again")
 
