@@ -18,7 +18,7 @@ from certificates import Authority
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from worker.backends.curl import CurlAdapter, CutOff, UnderWay
+from worker.backends.transport import CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -585,7 +585,7 @@ def test_an_address_may_be_of_ipv6(transport):
 
 FORKED = """
 import os, sys, requests
-from worker.backends.curl import CurlAdapter
+from worker.backends.transport import CurlAdapter
 transport, request = CurlAdapter(5, 100), requests.Request("GET", sys.argv[1]).prepare()
 transport.send(request)
 if not os.fork():
@@ -606,7 +606,7 @@ def test_a_fork_leaves_its_parents_connection_alone(serve):
 INTERRUPTED = """
 import signal, sys, requests
 from requests.adapters import HTTPAdapter
-from worker.backends.curl import CurlAdapter
+from worker.backends.transport import CurlAdapter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests were started in the background
 transport = CurlAdapter(20, 100) if sys.argv[1] == "CurlAdapter" else HTTPAdapter()
 try:

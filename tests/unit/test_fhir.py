@@ -7,7 +7,7 @@ from fhir.resources.encounter import Encounter as EncounterOfR5
 from fhir.resources.R4B.encounter import Encounter
 from fhir.resources.R4B.practitioner import Practitioner
 
-from worker.backends.curl import ClosedMeanwhile
+from worker.backends.transport import ClosedMeanwhile
 from worker.errors import DeliveryError, Refused, Reject, ServerFault, Unauthorized, Unavailable
 
 PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}

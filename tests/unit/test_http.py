@@ -2,7 +2,7 @@ import pytest
 import requests
 from fake_backend import BASE, FakeCredential, answer, opened
 
-from worker.backends.curl import ClosedMeanwhile
+from worker.backends.transport import ClosedMeanwhile
 from worker.errors import LeftAlone, Refused, Stopping, Unauthorized, Unavailable
 
 

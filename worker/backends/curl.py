@@ -1,4 +1,4 @@
-"""HTTP under the API of ``requests``: connections are libcurl's, and a call is two system calls on one of them.
+"""Connections: made by libcurl, and a call is two system calls on one of them.
 
 libcurl resolves, connects, goes through proxies and does TLS; the messages are ours (``http1``). Were they libcurl's,
 it would come back into Python for every header of an answer, and each time would have to wait for its turn among all
@@ -13,16 +13,15 @@ import socket
 import struct
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pycurl
 import requests
-from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from worker.backends.http1 import Answer, open_answer, read_answer, request_bytes
 
@@ -55,151 +54,7 @@ _SHORTEST_IDLE = 0.01  # seconds
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
-class CutOff(requests.ConnectionError):
-    """The call was ended, or not begun, as the process is to end. It may have been done."""
-
-
-class UnderWay:
-    """The connections that calls are being made on, of one adapter or several."""
-
-    def __init__(self) -> None:
-        self._connections: set[_Connection] = set()
-        self.is_cut_off = False
-
-    def add(self, connection: _Connection) -> None:
-        """A call begins; raises ``CutOff`` where none may any more."""
-        self._connections.add(connection)
-        if self.is_cut_off:
-            raise CutOff
-
-    def discard(self, connection: _Connection) -> None:
-        """It has ended."""
-        self._connections.discard(connection)
-
-    def cut_off(self) -> None:
-        """End all calls, and let none begin; one that is still connecting ends when it is connected."""
-        self.is_cut_off = True
-        for connection in self._connections.copy():
-            connection.break_off()
-
-
-class ClosedMeanwhile(requests.ConnectionError):
-    """A connection that had been used before ended without an answer, as any server may end it at any time.
-
-    The request may have been done. Sent again, it goes by a new connection.
-    """
-
-
-class CurlAdapter(BaseAdapter):
-    """A transport for ``requests`` that reads its answers whole, or as they come where ``stream`` is asked for.
-
-    An answer has to be complete ``seconds`` after its request; one whose body, unfolded, has more than ``max_body``
-    bytes is given up with ``BodyTooLong``. What else goes wrong is the exception that ``requests`` has for it, its
-    ``strerror`` a sentence. TLS is always verified, nothing is taken from the environment, no cookies are kept, and
-    redirects are the caller's. Once its calls ``under_way`` are cut off, each ends with ``CutOff``.
-    """
-
-    def __init__(self, seconds: float, max_body: int, under_way: UnderWay | None = None) -> None:
-        super().__init__()
-        self._under_way = under_way or UnderWay()
-        self._seconds = seconds
-        self._max_body = max_body
-        self._idle: defaultdict[_Way, list[_Connection]] = defaultdict(list)
-        self._closed = False
-        self._process = os.getpid()
-
-    def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Timeout = None,
-        verify: bool | str = True,
-        cert: Certificate = None,
-        proxies: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        """The answer; ``timeout`` is for connecting, and for a silence before or within an answer."""
-        scheme, _, rest = str(request.url).partition("://")
-        proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
-        way = _Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
-        try:
-            return self._open(way, request) if stream else self._answer(way, request)
-        except Exception as error:
-            if self._under_way.is_cut_off:  # which is why, most likely
-                raise CutOff(*error.args) from error
-            raise
-
-    def _answer(self, way: _Way, request: requests.PreparedRequest) -> Answer:
-        connection = self._take(way)
-        try:
-            return self._exchange(connection or _Connection(way), request)
-        except _NotAnswered as error:
-            if not connection:
-                raise requests.ConnectionError(*error.args) from error
-            self._close(self._idle[way])  # its likes are no better
-            raise ClosedMeanwhile(*error.args) from error
-
-    def _open(self, way: _Way, request: requests.PreparedRequest) -> Answer:
-        """On a connection of its own, which ends with the answer."""
-        connection = _Connection(way)
-
-        def close() -> None:
-            self._under_way.discard(connection)
-            connection.close()
-
-        try:
-            self._under_way.add(connection)
-            return connection.open(request, self._seconds, close)
-        except BaseException as error:
-            close()
-            if isinstance(error, _NotAnswered):
-                raise requests.ConnectionError(*error.args) from error
-            raise
-
-    def _exchange(self, connection: _Connection, request: requests.PreparedRequest) -> Answer:
-        try:
-            self._under_way.add(connection)
-            answer, is_open = connection.exchange(request, self._seconds, self._max_body)
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            self._under_way.discard(connection)
-        if is_open and not self._closed:
-            self._idle[connection.way].append(connection)
-            if self._closed:
-                self.close()
-        else:
-            connection.close()
-        return answer
-
-    def close(self) -> None:
-        """Close the connections; those in use, when they are done."""
-        self._closed = True
-        for idle in list(self._idle.values()):
-            self._close(idle)
-
-    def _close(self, idle: list[_Connection]) -> None:
-        while True:
-            try:
-                idle.pop().close()
-            except IndexError:  # also where another thread took the last one
-                return
-
-    def _take(self, way: _Way) -> _Connection | None:
-        if self._process != os.getpid():
-            # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
-            self._parents, self._idle, self._process = self._idle, defaultdict(list), os.getpid()
-        while True:
-            try:
-                connection = self._idle[way].pop()  # the last one used, so that those too many grow old
-            except IndexError:
-                return None
-            if connection.is_quiet():
-                return connection
-            connection.close()
-
-
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """How a server is reached; a connection serves one way."""
 
     origin: str
@@ -219,14 +74,14 @@ class _Way(NamedTuple):
         return self.origin.startswith("http:") and self.proxy.startswith(("http:", "https:"))
 
 
-class _NotAnswered(Exception):
+class NotAnswered(Exception):
     """The connection ended before the first byte of an answer."""
 
 
-class _Connection:
+class Connection:
     """A connection that libcurl has made, used by one thread at a time."""
 
-    def __init__(self, way: _Way) -> None:
+    def __init__(self, way: Way) -> None:
         self.way = way
         connecting, self._silence = way.timeouts
         self._until = self._ended = 0.0
@@ -293,22 +148,23 @@ class _Connection:
                     borrowed.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close it; from the thread that uses it."""
         with self._closing:
             self._number = None
             self._curl.close()
 
     def exchange(self, request: requests.PreparedRequest, seconds: float, most: int) -> tuple[Answer, bool]:
-        """The answer, complete after so many seconds, and whether another can follow; raises ``_NotAnswered``."""
+        """The answer, complete after so many seconds, and whether another can follow; raises ``NotAnswered``."""
         unsent = self._ask(request, seconds)
         try:
             answer, is_open = read_answer(request, self._receive, most)
-        except _NotAnswered as error:
+        except NotAnswered as error:
             raise unsent or error from error
         self._ended = time.monotonic()
         return answer, is_open and not unsent
 
     def open(self, request: requests.PreparedRequest, seconds: float, close: Callable[[], None]) -> Answer:
-        """The answer with its body still to come, at a pace, and to be closed so; raises ``_NotAnswered``."""
+        """The answer with its body still to come, at a pace, and to be closed so; raises ``NotAnswered``."""
         unsent = self._ask(request, seconds)
         come = 0
 
@@ -322,7 +178,7 @@ class _Connection:
 
         try:
             return open_answer(request, receive, close)
-        except _NotAnswered as error:
+        except NotAnswered as error:
             raise unsent or error from error
 
     def _ask(self, request: requests.PreparedRequest, seconds: float) -> Exception | None:
@@ -346,7 +202,7 @@ class _Connection:
         except BlockingIOError:
             return requests.ReadTimeout(0, "the request was not taken in time")
         except pycurl.error as error:
-            return _NotAnswered(*error.args)
+            return NotAnswered(*error.args)
         return None
 
     def _receive(self) -> bytes:
@@ -364,10 +220,10 @@ class _Connection:
                 continue
             except pycurl.error as error:
                 if not self._is_answering:
-                    raise _NotAnswered(*error.args) from error
+                    raise NotAnswered(*error.args) from error
                 raise requests.ConnectionError(*error.args) from error
             if not data and not self._is_answering:
-                raise _NotAnswered(0, "the connection was closed without an answer")
+                raise NotAnswered(0, "the connection was closed without an answer")
             self._is_answering = True
             return data
 

@@ -17,11 +17,11 @@ from requests.adapters import BaseAdapter
 from worker.backends.answers import TooCostly, check
 from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
-from worker.backends.curl import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import elsewhere, locate
 from worker.backends.prepare import prepare
 from worker.backends.route import Route
+from worker.backends.transport import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
 from worker.errors import BackendError, ConfigError, LeftAlone, Refused, Stopping, Unavailable
 from worker.http_terms import origin_of
