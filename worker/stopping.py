@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from worker import log
 
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
 LOOK_SECONDS = 0.5
-LAST_SECONDS = 4.0  # of a stop that has not come to its end: whoever supervises the process waits a little longer
+SAY_SECONDS = 0.3  # that the log has to take a line
+SHORT_TURN_SECONDS = 0.001  # at Python's lock: of rows that compute for ever none may keep the others from stopping
+LAST_SECONDS = 3.5  # of a stop that has not come to its end: whoever supervises the process waits a little longer
 
 
 class Stop(threading.Event):
@@ -82,13 +85,21 @@ class Grace:
             act()
 
     def _be_late(self) -> None:
-        log.get_logger().warning("work under way is cut off, for the next start", seconds=self._seconds)
+        sys.setswitchinterval(SHORT_TURN_SECONDS)
         self._stop.late.set()
         self._cut_off()
+        _say("warning", "work under way is cut off, for the next start", seconds=self._seconds)
 
     def close(self) -> None:
         """Everything has ended in time."""
         self._ended.set()
+
+
+def _say(level: str, event: str, **facts: object) -> None:
+    """Log it, and go on where that blocks: what reads the log may itself be what hangs."""
+    saying = threading.Thread(target=getattr(log.get_logger(), level), args=(event,), kwargs=facts, daemon=True)
+    saying.start()
+    saying.join(SAY_SECONDS)
 
 
 @contextmanager
@@ -104,7 +115,7 @@ def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = N
         stop.set()
         if at_the_latest is not None:
             time.sleep(at_the_latest)
-            log.get_logger().error("ended, as something does not end by itself; nothing is lost")
+            _say("error", "ended, as something does not end by itself; nothing is lost")
             os._exit(code)
 
     def handle(number: int, _frame: object) -> None:

@@ -1,8 +1,11 @@
 """Real workers told to stop while something under way does not end: nothing of it is lost, or counts as done."""
 
 import json
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -52,6 +55,12 @@ def computes(row: Row, ctx: Context) -> dict:
 def threads(row: Row, ctx: Context) -> dict:
     OWN.submit(stuck)
     return order(row, ctx)
+
+@job(files="spins*.csv")
+def spins(row: Row, ctx: Context) -> dict:
+    BEGUN.touch()
+    while True:
+        pass
 
 def rows(ctx):
     yield {"n": "0"}
@@ -215,6 +224,32 @@ def test_a_source_that_does_not_end_is_left_and_asked_anew(project, orders):
     run_once(project)
     assert the_entry(project)["state"] == "done"
     assert orders.keys.keys() == {"0"}
+
+
+def test_a_worker_whose_log_nobody_reads_any_more_ends_all_the_same(project, orders):
+    drop(project, "calls.csv")
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "worker", "--config", project / "longshore.toml", "run"]
+    with subprocess.Popen(command, stderr=writer) as process:
+        wait_for(lambda: list((project / "archive").glob("*.csv")), alive=process)
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 1024)
+        os.set_blocking(writer, True)
+        assert stopped(process) == 0
+    for end in (reader, writer):
+        os.close(end)
+    assert the_entry(project)["state"] == "done"
+
+
+def test_rows_that_compute_without_end_keep_nobody_from_stopping(project):
+    drop(project, "spins.csv")
+    with running(project) as process:
+        wait_for((project / "begun").exists, alive=process)
+        assert stopped(process) == 0
+    entry = the_entry(project)
+    assert (entry["state"], entry["rows_done"]) == ("waiting", 0)
 
 
 def test_a_thread_of_a_jobs_own_does_not_hold_a_worker_that_has_stopped(project):

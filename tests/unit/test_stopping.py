@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -9,7 +10,9 @@ SECONDS = 10  # after which a test that hangs fails
 
 @pytest.fixture
 def stop():
-    return Stop()
+    before = sys.getswitchinterval()
+    yield Stop()
+    sys.setswitchinterval(before)
 
 
 def test_a_part_of_a_stop_is_set_with_it_or_alone(stop):
