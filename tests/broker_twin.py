@@ -114,6 +114,10 @@ class Consumption:
     def cancel(self, timeout=10):
         self._cancelled = True
 
+    @property
+    def is_idle(self):
+        return self._cancelled
+
 
 class Twin:
     """``declared`` are the queues that there are; what is sent elsewhere is returned, or ends as ``refusing`` says.

@@ -195,7 +195,8 @@ def test_after_a_cancel_nothing_comes_and_what_came_can_still_be_settled(side):
     for _ in range(3):
         post.send()
     taken = requests.take(2)
-    requests.consumption.cancel()
+    requests.consumption.cancel(timeout=0)
+    side.until(lambda: requests.consumption.is_idle)
     for message in taken:
         assert message.is_live
         message.ack()

@@ -192,6 +192,11 @@ class Consumption:
         self._loop.wake(self._cancel)
         self._idle.wait(timeout)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing more will come, after ``cancel``."""
+        return self._idle.is_set()
+
     def _cancel(self) -> None:
         self._cancelled = True
         if not self._channel:

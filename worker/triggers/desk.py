@@ -129,10 +129,17 @@ class Desk:
         self._draining = True
 
     def close(self) -> list[Message]:
-        """End; returns the messages that nothing has become of, as they were not begun or the ledger was away."""
+        """End; returns the messages that nothing has become of: not begun, not ended, or the ledger was away.
+
+        Others may take them at once: nobody died of them.
+        """
         self._over = True
         self._woken.set()
         self._thread.join()
+        try:
+            self._ledger.release()
+        except Paused as trouble:  # nothing is lost: the leases end by themselves
+            self._log.warning("messages not let go of", reason=trouble.detail)
         left = [message for request in self._requests.values() for message in request.messages]
         return [*left, *self._arrived]
 

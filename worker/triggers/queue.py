@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -109,17 +110,19 @@ class Queue:
 
         The ledger and the broker get ``GRACE_SECONDS`` to take the last ends; what is not acked by then comes again.
         """
-        until = self._clock() + GRACE_SECONDS
         for consumption in self._consumptions.values():
-            consumption.cancel(max(0.0, until - self._clock()))
+            consumption.cancel(timeout=0)
+        self._wait_until(lambda: all(each.is_idle for each in self._consumptions.values()), GRACE_SECONDS)
         self._desk.drain()
-        while self._desk.at_work and not self._over.is_set():
-            time.sleep(LOOK_SECONDS)
-        until = self._clock() + GRACE_SECONDS
-        while not (self._desk.settled and not self._publishing) and self._clock() < until and not self._over.is_set():
-            time.sleep(LOOK_SECONDS)
+        self._wait_until(lambda: not self._desk.at_work, inf)
+        self._wait_until(lambda: self._desk.settled and not self._publishing, GRACE_SECONDS)
         for message in self._desk.close():
             message.give_back()
+
+    def _wait_until(self, reached: Callable[[], bool], seconds: float) -> None:
+        until = self._clock() + seconds
+        while not reached() and self._clock() < until and not self._over.is_set():
+            time.sleep(LOOK_SECONDS)
 
     def meet(self, message: Message) -> Request | None:
         """A message as a request; None if that was its end."""
