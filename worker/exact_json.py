@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel
 
 _CONTAINERS = (dict, list)
+_EXACT = frozenset({str, int, bool, type(None)})  # what orjson gives only for what is no fraction
 # What a number with a fraction, an exponent or too many digits looks like; strings that do cost only a second look.
 _SUSPECT = re.compile(rb"[:\[,][\s-]*+\d++(?:[.eE]|(?<=\d{19}))")
 
@@ -49,6 +50,8 @@ def loads(text: bytes | str) -> Any:
     data = text.encode() if isinstance(text, str) else text
     try:
         parsed = orjson.loads(data)
+        if type(parsed) is dict and _EXACT.issuperset(map(type, parsed.values())):  # as most rows are
+            return parsed
         if type(parsed) in _CONTAINERS and not _SUSPECT.search(data):
             return parsed
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
@@ -86,6 +89,11 @@ def _refuse_constant(_: str) -> None:
 _diagnosing = json.JSONDecoder(
     parse_float=_refuse_infinite, parse_int=_refuse_infinite, parse_constant=_refuse_constant
 )
+
+
+def length(array: bytes) -> int:
+    """How many values there are in a JSON array that ``dumps`` has written."""
+    return len(orjson.loads(array))
 
 
 def loads_for(text: bytes) -> Callable[[bytes], Any]:

@@ -165,8 +165,16 @@ class Pool:
         under way can come to an end; that is yielded, the rest is left, and the exception raised.
         """
         if getattr(self._inside, "of_a_thread", False):  # it works them off itself: it would wait for its own kind
-            yield from ([work(item)] for items in chunks for item in items)
-            return
+            return ([work(item)] for items in chunks for item in items)
+        return self._run(work, chunks, limit, hurry)
+
+    def _run(
+        self,
+        work: Callable[[Item], Result],
+        chunks: Iterable[Sequence[Item]],
+        limit: int | None,
+        hurry: Callable[[], None],
+    ) -> Iterator[list[Result]]:
         stream: _Stream[Item, Result] = _Stream(work, limit)
         with self._lock:
             self._streams.append(stream)

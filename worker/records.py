@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -142,19 +141,20 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
         self._token_requests = 0
 
     def add(self, calls: Mapping[str, int], token_requests: int) -> None:
         """Count what an earlier attempt sent."""
         with self._lock:
-            self._calls.update(calls)
+            for backend, count in calls.items():
+                self._calls[backend] = self._calls.get(backend, 0) + count
             self._token_requests += token_requests
 
     def call(self, backend: str) -> None:
         """Count one request to a backend."""
         with self._lock:
-            self._calls[backend] += 1
+            self._calls[backend] = self._calls.get(backend, 0) + 1
 
     def token_request(self) -> None:
         """Count one request to a token endpoint."""

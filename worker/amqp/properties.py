@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from worker.amqp.messages import Outgoing
@@ -22,6 +23,7 @@ _TEXTS = (
     *("routing_key", "exchange", "message_id", "correlation_id", "reply_to"),
     *("content_type", "content_encoding", "type"),
 )
+_of = attrgetter(*_TEXTS)
 
 
 def sendable(text: str) -> str:
@@ -31,10 +33,9 @@ def sendable(text: str) -> str:
 
 def check(outgoing: Outgoing) -> None:
     """Raise ``DeliveryError`` for what cannot be sent; the sentence names the place, not the value."""
-    for name in _TEXTS:
-        text = getattr(outgoing, name)
-        if type(text) is not str or len(text) > _SHORT or not text.isascii() or "\0" in text:
-            _check_text(name, text)
+    if not _are_plain(_of(outgoing)):
+        for name in _TEXTS:
+            _check_text(name, getattr(outgoing, name))
     if not outgoing.message_id:
         raise DeliveryError("the message to send has no message_id")
     if not isinstance(outgoing.body, bytes):
@@ -43,6 +44,15 @@ def check(outgoing: Outgoing) -> None:
         raise DeliveryError("the message to send has an expiration that is out of range")
     if outgoing.headers:
         _check_value("headers", outgoing.headers, _DEPTH)
+
+
+def _are_plain(texts: tuple[Any, ...]) -> bool:
+    """Whether all of them together would do as one: short, ASCII, without a zero."""
+    try:
+        together = "".join(texts)
+    except TypeError:
+        return False
+    return len(together) <= _SHORT and together.isascii() and "\0" not in together
 
 
 def _check_text(name: str, text: object) -> None:

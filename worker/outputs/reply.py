@@ -86,7 +86,7 @@ def _of_one(outcome: Outcome) -> Reply:
         return Reply("rejected", JSON, exact_json.dumps({"error": outcome.error, "detail": outcome.detail}))
     if outcome.results == b"[]":
         return Reply("skipped", JSON, b"{}")
-    several = len(exact_json.loads(outcome.results)) > 1
+    several = exact_json.length(outcome.results) > 1
     return Reply("result", JSON, outcome.results if several else outcome.results[1:-1])
 
 

@@ -34,6 +34,7 @@ class Body:
     data: bytes
     content_type: str = ""
     content_encoding: str = ""
+    _form: Literal["", "table", "array", "object"] = ""
 
     @property
     def kind(self) -> str:
@@ -54,6 +55,8 @@ class Body:
 
     def unfolded(self, limit: int) -> Body:
         """Without its content encoding, at most ``limit`` bytes."""
+        if not self.content_encoding:
+            return self
         encoding = self.content_encoding.strip().lower()
         if not encoding:
             return self
@@ -71,6 +74,11 @@ class Body:
     @property
     def form(self) -> Literal["table", "array", "object"]:
         """How its rows stand in it."""
+        if not self._form:
+            self._form = self._look()
+        return self._form
+
+    def _look(self) -> Literal["table", "array", "object"]:
         kind, first = self.kind, self.data.lstrip(_WHITE)[:1]
         if not first:
             raise DeliveryError("its body is empty; send a JSON object, a JSON array, or CSV with a header")

@@ -97,7 +97,8 @@ class Desk:
     def end(self, request: Request, note: Note, then: Callable[[], None]) -> None:
         """Write down the end of a run, and go on with ``then`` once it is durable; from any thread."""
         self._ended.append((request, note, then))
-        self._woken.set()
+        if not self._woken.is_set():
+            self._woken.set()
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something in a while; from any thread."""

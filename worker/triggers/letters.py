@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from worker.amqp import ATTEMPTS, Message, Outgoing, sendable
@@ -22,6 +23,7 @@ GROWTH = 4
 MOST_WAITING = 86_400  # seconds that the headers may ask for
 DETAIL_CHARACTERS = 500
 TEXTS = ("message_id", "correlation_id", "reply_to", "content_type", "content_encoding", "type")
+_all_texts = attrgetter(*TEXTS)
 _OWN = "x-longshore-"
 _COUNTED = (ATTEMPTS, NOT_BEFORE, FAULTS, UNROUTABLE)
 _BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
@@ -127,7 +129,9 @@ def _texts(message: Message) -> Iterator[tuple[str, str]]:
 
 def zero(message: Message) -> str:
     """The name of a property that holds a zero character, with which nothing can be sent on; empty if none does."""
-    return next((name for name, text in _texts(message) if "\0" in text), "")
+    if "\0" not in "".join(_all_texts(message)):
+        return ""
+    return next(name for name, text in _texts(message) if "\0" in text)
 
 
 class Conflict(DeliveryError):
