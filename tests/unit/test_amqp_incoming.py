@@ -1,4 +1,4 @@
-"""Deliveries as they are read from bytes, beside what pika reads from the same bytes."""
+"""Deliveries and confirms as they are read from bytes, beside what pika reads from the same bytes."""
 
 import struct
 from datetime import UTC, datetime
@@ -114,6 +114,22 @@ def test_bytes_that_make_no_sense_are_left_to_pika_or_read_as_it_reads_them(draw
         if found:
             end, _, arrived = found
             assert codec.arrived(method, properties, bytes(data[start + 7 : end - 1])) == (arrived, "")
+
+
+@given(st.integers(0, (1 << 64) - 1), st.booleans(), st.integers(1, 65_535), st.binary(max_size=30))
+def test_an_ack_is_read_as_it_was_sent(number, multiple, channel, following):
+    data = frame.Method(channel, spec.Basic.Ack(number, multiple)).marshal()
+    assert incoming.read_ack(data + following, 0) == (len(data), channel, number, multiple)
+
+
+@pytest.mark.parametrize("data", [frame.Method(7, each).marshal() for each in (spec.Basic.Nack(1), deliver())])
+def test_no_other_method_is_taken_for_an_ack(data):
+    assert incoming.read_ack(data + data, 0) is None
+
+
+@given(st.integers(0, 20))
+def test_an_ack_that_is_not_all_there_is_left_to_pika(size):
+    assert incoming.read_ack(frame.Method(7, spec.Basic.Ack(1)).marshal()[:size], 0) is None
 
 
 @pytest.mark.parametrize(

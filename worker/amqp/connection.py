@@ -45,11 +45,13 @@ class Options:
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little about its types
     """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery.
 
-    ``takers`` get what is delivered on a channel, by its number, where that can be read without pika.
+    By the number of a channel, and where that can be read without pika, ``takers`` get what is delivered on it, and
+    ``confirmers`` the number of what is confirmed, and whether that stands for all before it.
     """
 
     def __init__(self, *values: Any, **named: Any) -> None:
         self.takers: dict[int, Callable[[Arrived], None]] = {}
+        self.confirmers: dict[int, Callable[[int, bool], None]] = {}
         self._gathered: list[bytes] | None = None
         super().__init__(*values, **named)
 
@@ -78,23 +80,33 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
     def _on_data_available(self, data: bytes) -> None:
         self._frame_buffer += data
         while self._frame_buffer:
-            self._take_deliveries()
+            self._trim_frame_buffer(self._confirm(self._frame_buffer, self._take(self._frame_buffer)))
             size, found = self._read_frame()
             if not found:
                 return
             self._trim_frame_buffer(size)
             self._process_frame(found)
 
-    def _take_deliveries(self) -> None:
-        data, at = self._frame_buffer, 0
-        while delivery := incoming.read(data, at):
+    def _take(self, data: bytes) -> int:
+        """Hand over the deliveries that ``data`` begins with; returns where they end."""
+        at = 0
+        while self.takers and (delivery := incoming.read(data, at)):
             following, channel, arrived = delivery
             if not (take := self.takers.get(channel)):
                 break
             take(arrived)
             at = following
-        if at:
-            self._trim_frame_buffer(at)
+        return at
+
+    def _confirm(self, data: bytes, at: int) -> int:
+        """Hand over the confirms from there on; returns where they end."""
+        while self.confirmers and (ack := incoming.read_ack(data, at)):
+            following, channel, number, multiple = ack
+            if not (confirm := self.confirmers.get(channel)):
+                break
+            confirm(number, multiple)
+            at = following
+        return at
 
     def _read_frame(self) -> tuple[int, Any]:
         try:

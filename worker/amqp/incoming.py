@@ -1,6 +1,6 @@
-"""Deliveries, read from the bytes that came: pika takes several times as long for the objects that it makes of each.
+"""Deliveries and confirms, read from the bytes that came: pika takes several times as long for the objects of each.
 
-Only the usual ones: all there, with the body in one frame. The rest is left to pika, and to what guards that.
+Only the usual ones: all there, the body in one frame. The rest is left to pika, and to what guards that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ _METHOD = struct.Struct(">BHII")  # type, channel, size, class with method (AMQP
 _DELIVERY = struct.Struct(">QB")  # tag, whether it is redelivered
 _HEADER = struct.Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, flags (4.2.6.1)
 _BODY = struct.Struct(">BHI")
+_ACK = struct.Struct(">BHIIQBB")  # type, channel, size, class with method, number, whether multiple, end
 _AROUND = 8  # bytes of a frame before and after what is in it
 _MORE_FLAGS = 1
 _Flag = spec.BasicProperties
@@ -45,6 +46,16 @@ def read(data: bytes, start: int) -> tuple[int, int, Arrived] | None:
         return _read(data, start)
     except Exception:  # noqa: BLE001 - it may be anything, or cut off anywhere
         return None
+
+
+def read_ack(data: bytes, start: int) -> tuple[int, int, int, bool] | None:
+    """Where the ack that begins there ends, its channel, its number, and whether it is for all before it as well."""
+    if len(data) < start + _ACK.size:
+        return None
+    kind, channel, size, method, number, multiple, end = _ACK.unpack_from(data, start)
+    if kind != spec.FRAME_METHOD or method != spec.Basic.Ack.INDEX or size != _ACK.size - _AROUND:
+        return None
+    return (start + _ACK.size, channel, number, bool(multiple & 1)) if end == spec.FRAME_END else None
 
 
 def _read(data: bytes, start: int) -> tuple[int, int, Arrived] | None:

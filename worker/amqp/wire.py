@@ -94,7 +94,8 @@ class Channel:
 
     def _end(self, error: Exception) -> None:
         self.is_open = False
-        self._connection.takers.pop(self._channel.channel_number, None)
+        for those in (self._connection.takers, self._connection.confirmers):
+            those.pop(self._channel.channel_number, None)
         failed, self._failed = self._failed, None
         (failed or self._closed)(error)
 
@@ -159,6 +160,8 @@ class Channel:
         self._channel.add_on_return_callback(
             guarded(lambda _, method, found, _body: returned(method.exchange, method.routing_key, found.message_id))
         )
+        acked = guarded(lambda number, multiple: confirmed(number, multiple, True))
+        self._connection.confirmers[self._channel.channel_number] = acked
         return self._step(lambda done: self._channel.confirm_delivery(guarded(answered), callback=done))
 
     def publish(self, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
