@@ -22,6 +22,9 @@ from worker.broker_address import Address
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # whatever it says at each try arrives here as an exception, too
 
 
+READ_BYTES = 65_536  # at once
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to connect; times are seconds."""
@@ -76,6 +79,10 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
             super()._output_marshaled_frames(marshaled_frames)
         else:
             self._gathered += marshaled_frames
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = READ_BYTES  # 4096 are some messages, the last of them cut off
+        super()._proto_connection_made(transport)
 
     def _on_data_available(self, data: bytes) -> None:
         self._frame_buffer += data
