@@ -10,7 +10,7 @@ from worker import exact_json, log
 from worker.backends.fhir import Fhir
 from worker.backends.rest import Rest
 from worker.config import nearest
-from worker.errors import DeliveryError, ServerFault
+from worker.errors import DeliveryError, Interrupted, Paused, ServerFault
 from worker.records import Delivery, RowKey
 from worker.sockets import Backend, Session
 
@@ -33,7 +33,10 @@ class State(MutableMapping[str, Any]):
     def _all(self) -> dict[str, Any]:
         with self._lock:
             if self._kept is None:
-                self._kept = dict(self._load())
+                try:
+                    self._kept = dict(self._load())
+                except Paused as reason:
+                    raise Interrupted(reason) from None
             return {**self._kept, **self._changes}
 
     def __getitem__(self, key: str) -> Any:

@@ -15,6 +15,7 @@
         Stopping                     the worker is shutting down
         LostLease                    another worker owns the delivery now: hands off
         Damaged                      the ledger is broken: a person has to move it away; exit 2
+    Interrupted                      what a job's call ends with where the delivery is ``Paused``; no ``Exception``
 
 An error's text is shown to people and kept in the ledger, so it never quotes a record's values, a token or a secret.
 """
@@ -124,6 +125,18 @@ class Paused(WorkerError):
 
 class Stopping(Paused):
     """The worker is shutting down; the rest of the delivery is for the next start."""
+
+
+class Interrupted(BaseException):
+    """What a job called came to no end, as the delivery is to be put back, for this ``reason``.
+
+    It is no ``Exception``, as ``asyncio.CancelledError`` is none: a job that catches whatever may go wrong, and goes on
+    with something else, would make an outcome of it that does not count.
+    """
+
+    def __init__(self, reason: Paused) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class LostLease(Paused):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import DeliveryError, Reject, ServerFault, WorkerError
+from worker.errors import DeliveryError, Interrupted, Reject, ServerFault, WorkerError
 from worker.records import Chunk, Outcome, Row
 
 T = TypeVar("T")
@@ -27,7 +27,8 @@ Unit = Row | Outcome | Chunk
 class Execution:
     """One job over the rows of one delivery; called from many threads.
 
-    Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``.
+    Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``, also in
+    place of the ``Interrupted`` that only a job gets to see.
     """
 
     def __init__(self, job: Job[..., Any], context: DeliveryContext) -> None:
@@ -46,9 +47,12 @@ class Execution:
 
     def work(self, unit: Unit) -> list[Outcome]:
         """The outcomes of a unit."""
-        if isinstance(unit, Row):
-            return [self.row(unit)]
-        return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
+        try:
+            if isinstance(unit, Row):
+                return [self.row(unit)]
+            return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
+        except Interrupted as interrupted:
+            raise interrupted.reason from None
 
     def source(self) -> Iterator[Mapping[str, Any]]:
         """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
@@ -62,6 +66,12 @@ class Execution:
             yield row
 
     def _of_source(self, step: Callable[[], T]) -> T:
+        try:
+            return self._step_of_source(step)
+        except Interrupted as interrupted:
+            raise interrupted.reason from None
+
+    def _step_of_source(self, step: Callable[[], T]) -> T:
         try:
             return step()
         except Reject as reject:  # there is no row that it could cost

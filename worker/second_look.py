@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from worker import log
-from worker.errors import BackendError, Paused, Unavailable
+from worker.errors import BackendError, Interrupted, Paused, Unavailable
 from worker.sockets import Backend
 
 AGAIN_SECONDS = 60.0  # after which one that was down is asked again
@@ -33,6 +33,6 @@ def _is_seen(backend: Backend, stop: threading.Event) -> bool:
         return False  # its rows say so
     except BackendError as error:
         log.get_logger().info("a backend does not say what it is", backend=backend.name, status=error.status)
-    except Paused:
+    except (Interrupted, Paused):
         return True
     return True

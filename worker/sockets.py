@@ -49,7 +49,7 @@ class Backend(Protocol):
         """How this process calls it."""
 
     def open(self, meter: Meter, stop: threading.Event, folder: Path | None = None) -> Session:
-        """A session for one delivery; when ``stop`` is set, its waits end with ``Stopping``.
+        """A session for one delivery; when ``stop`` is set, its waits end with ``Interrupted``.
 
         ``folder`` is the delivery's own, where what has to survive the worker may lie as long as the delivery is under
         way; None if it has none.
@@ -68,7 +68,7 @@ class Backend(Protocol):
         """Read certificates and the like anew, as they were rotated."""
 
     def cut_off(self) -> None:
-        """End the calls that are being made, with ``Stopping``, and let none begin; from any thread."""
+        """End the calls that are being made, with ``Interrupted``, and let none begin; from any thread."""
 
     def close(self) -> None:
         """Give the connections back."""

@@ -15,7 +15,7 @@ from worker.auth import MemoryTokenStore, open_credential
 from worker.backends import open_backend
 from worker.backends.bulk import export, lines
 from worker.config import BearerSettings, FhirSettings
-from worker.errors import DeliveryError, Refused, ServerFault, Stopping, Unauthorized, Unavailable
+from worker.errors import DeliveryError, Interrupted, Refused, ServerFault, Unauthorized, Unavailable
 from worker.records import Meter, RowKey
 
 TOKEN = "canary-token"
@@ -183,7 +183,7 @@ def test_a_stopped_worker_goes_on_polling_at_the_next_start(server, tick):
     server.polls = [(202, {"Retry-After": "30"})] * 3
     server.made(ONE)
     tick.stop_at = 2
-    with pytest.raises(Stopping):
+    with pytest.raises(Interrupted):
         tick.rows("Patient")
     tick.stop_at = 10**6
     assert tick.rows("Patient") == [ONE]

@@ -5,7 +5,7 @@ import pytest
 from fake_backend import Time, answer, opened
 
 from worker.backends.breaker import FAILURES, LONGEST_REST, Breaker
-from worker.errors import LeftAlone, Refused, ServerFault, Stopping, Unavailable
+from worker.errors import Interrupted, LeftAlone, Refused, ServerFault, Unavailable
 
 STOP = threading.Event()
 DOWN = Unavailable("billing", "answered 503", 503)
@@ -196,7 +196,7 @@ def test_who_waits_for_a_probe_is_stopped(circuit):
     circuit.breaker.enter(STOP)
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Stopping):
+    with pytest.raises(Interrupted):
         circuit.breaker.enter(stop)
 
 

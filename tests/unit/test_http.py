@@ -3,7 +3,7 @@ import requests
 from fake_backend import BASE, FakeCredential, answer, opened
 
 from worker.backends.transport import ClosedMeanwhile
-from worker.errors import LeftAlone, Refused, Stopping, Unauthorized, Unavailable
+from worker.errors import Interrupted, LeftAlone, Refused, Unauthorized, Unavailable
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -84,7 +84,7 @@ def test_a_pause_of_years_is_one_of_an_hour():
 def test_stopping_ends_a_wait():
     billing = opened([answer(status=503)])
     billing.stop.set()
-    with pytest.raises(Stopping):
+    with pytest.raises(Interrupted):
         billing.at().get("/plans")
 
 

@@ -4,7 +4,7 @@ import pytest
 from fake_backend import Time
 
 from worker.backends.limits import Limits
-from worker.errors import Refused, Stopping, Unavailable
+from worker.errors import Interrupted, Refused, Unavailable
 
 STOP = threading.Event()
 
@@ -76,7 +76,7 @@ def test_a_full_window_waits_until_stopped():
     limit, _ = limits(concurrency=1)
     stop = threading.Event()
     stop.set()
-    with limit.turn(STOP), pytest.raises(Stopping), limit.turn(stop):
+    with limit.turn(STOP), pytest.raises(Interrupted), limit.turn(stop):
         pass
 
 

@@ -6,7 +6,7 @@ from deliveries import chunk, delivery
 
 from worker import log
 from worker.declare import job
-from worker.errors import DeliveryError, LostLease, Stopping, Unavailable
+from worker.errors import DeliveryError, Interrupted, LostLease, Paused, Stopping, Unavailable
 from worker.jobs import Jobs
 from worker.pool import Pool
 from worker.records import Chunk, Outcome, Reading
@@ -328,7 +328,7 @@ class Slow:
 
     def wait(self):
         assert self.stop.wait(SECONDS)
-        raise Stopping("slow: was waited for")
+        raise Interrupted(Stopping("slow: was waited for"))
 
 
 def test_a_delivery_that_another_worker_has_taken_waits_for_nothing_more(run):
@@ -340,3 +340,44 @@ def test_a_delivery_that_another_worker_has_taken_waits_for_nothing_more(run):
     story = run(waits, [chunk(0, 1)], backends={"slow": Slow()})
     assert isinstance(story.error, Stopping)
     assert story.part.commits == 0
+
+
+@job(files="clients*.csv")
+def falls_back(row, ctx):
+    """A job that catches whatever may go wrong, and goes on with something else."""
+    if row["id"] == "0":
+        raise Unavailable("ehr", "answered 503")
+    try:
+        ctx.rest["slow"].wait()
+    except Exception:  # noqa: BLE001 - as jobs do
+        return {"plan": "unknown"}
+
+
+def test_a_row_that_waits_while_another_one_ends_the_delivery_has_no_outcome_though_its_job_catches_every_error(run):
+    story = run(falls_back, [chunk(0, 3)], backends={"slow": Slow()})
+    assert isinstance(story.error, Unavailable)
+    assert story.part.outcomes == []
+
+
+def test_a_row_that_waits_while_the_worker_stops_has_no_outcome_though_its_job_catches_every_error(run, stop):
+    threading.Timer(0.05, stop.set).start()
+    story = run(falls_back, [chunk(1, 2)], backends={"slow": Slow()})
+    assert isinstance(story.error, Stopping)
+    assert story.part.outcomes == []
+
+
+def test_a_job_that_catches_every_error_makes_no_outcome_of_a_memory_that_cannot_be_read(run):
+    class Away:
+        def load(self, name):
+            raise Paused("the ledger cannot be reached")
+
+    @job(files="clients*.csv")
+    def counts(row, ctx):
+        try:
+            return {"last": ctx.state["last"]}
+        except Exception:  # noqa: BLE001 - as jobs do
+            return {"last": 0}
+
+    story = run(counts, [chunk(0, 1)], memory=Away())
+    assert isinstance(story.error, Paused)
+    assert story.part.outcomes == []

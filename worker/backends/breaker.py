@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from worker.errors import LeftAlone, ServerFault, Stopping, Unavailable
+from worker.errors import Interrupted, LeftAlone, ServerFault, Stopping, Unavailable
 from worker.log import get_logger
 
 log = get_logger()
@@ -64,7 +64,7 @@ class Breaker:
     def enter(self, stop: threading.Event) -> bool:
         """Whether the call that begins is the probe.
 
-        Raises ``LeftAlone`` while the backend rests, ``Stopping`` if ``stop`` is set before the probe has ended.
+        Raises ``LeftAlone`` while the backend rests, ``Interrupted`` if ``stop`` is set before the probe has ended.
         """
         if self._open_until is None:
             return False
@@ -76,7 +76,7 @@ class Breaker:
                     self._is_probing = True
                     return True
                 if stop.is_set():
-                    raise Stopping(f"{self._backend}: the worker is stopping")
+                    raise Interrupted(Stopping(f"{self._backend}: the worker is stopping"))
                 self._changed.wait(_LOOK_FOR_STOP)
             return False
 

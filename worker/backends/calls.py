@@ -57,4 +57,4 @@ class Caller(Protocol):
         """
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or only look; raises ``Stopping`` when the delivery is to stop."""
+        """Wait so long, or only look; raises ``Interrupted`` when the delivery is to stop."""

@@ -23,7 +23,7 @@ from worker.backends.prepare import prepare
 from worker.backends.route import Route
 from worker.backends.transport import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
-from worker.errors import BackendError, ConfigError, LeftAlone, Refused, Stopping, Unavailable
+from worker.errors import BackendError, ConfigError, Interrupted, LeftAlone, Refused, Stopping, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -187,7 +187,7 @@ class Http:
         except BodyTooLong as error:
             raise TooCostly(self.name, f"answered more than {self.max_body} bytes; ask for less") from error
         except CutOff as error:
-            raise Stopping(f"{self.name}: the call was cut off, as the worker is stopping") from error
+            raise Interrupted(Stopping(f"{self.name}: the call was cut off, as the worker is stopping")) from error
         except OSError as error:
             raise Unavailable(self.name, f"{self.origin} {self._trouble(error)}") from error
 
@@ -233,7 +233,7 @@ class HttpCaller:
         return self.http.name
 
     def __call__(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
-        """What ``read`` makes of a good answer; raises ``BackendError``, or ``Stopping`` if a wait was cut short."""
+        """What ``read`` makes of a good answer; raises ``BackendError``, or ``Interrupted`` if a wait was cut short."""
         try:
             return self._once(call, read)
         except Unavailable as error:
@@ -242,10 +242,10 @@ class HttpCaller:
             return self._again(call, read, error)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or only look; raises ``Stopping`` when ``stop`` is set."""
+        """Wait so long, or only look; raises ``Interrupted`` when ``stop`` is set."""
         self.http.limits.pause(self.stop, seconds)
         if self.stop.is_set():
-            raise Stopping(f"{self.backend}: the worker is stopping")
+            raise Interrupted(Stopping(f"{self.backend}: the worker is stopping"))
 
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
         result = read(self.backend, self.http.exchange(call, self.meter, self.stop))

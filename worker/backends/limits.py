@@ -9,7 +9,7 @@ from typing import Literal
 
 from worker.backends.breaker import Breaker
 from worker.backends.window import Window
-from worker.errors import BackendError, LeftAlone, Stopping, Unavailable
+from worker.errors import BackendError, Interrupted, LeftAlone, Stopping, Unavailable
 from worker.records import Pause
 
 LONGEST_WAIT = 30.0
@@ -67,7 +67,8 @@ class Limits:
     ) -> Iterator[None]:
         """Run one request when the limits allow it, and learn from how it ends; ``of`` tells it from others.
 
-        Raises ``Stopping`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a pause.
+        Raises ``Interrupted`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a
+        pause.
         """
         self._enter(stop)
         is_probe = False
@@ -92,9 +93,9 @@ class Limits:
             self._leave()
 
     def pause(self, stop: threading.Event, seconds: float) -> None:
-        """Wait, if there is anything to wait for; raises ``Stopping`` when ``stop`` is set."""
+        """Wait, if there is anything to wait for; raises ``Interrupted`` when ``stop`` is set."""
         if seconds > 0 and self._sleep(stop, seconds):
-            raise self._stopping()
+            raise self._interrupted()
 
     def news(self) -> Pause | None:
         """What other workers should know by now; a pause that was told is not told again."""
@@ -115,14 +116,14 @@ class Limits:
                 self._held_until = until
                 self._told = until, self._told[1]
 
-    def _stopping(self) -> Stopping:
-        return Stopping(f"{self._backend}: the worker is stopping")
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(Stopping(f"{self._backend}: the worker is stopping"))
 
     def _enter(self, stop: threading.Event) -> None:
         with self._lock:
             while self._running >= self.window:
                 if stop.is_set():
-                    raise self._stopping()
+                    raise self._interrupted()
                 self._waiting += 1
                 self._changed.wait(_LOOK_FOR_STOP)
                 self._waiting -= 1

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from worker import exact_json
 from worker.backends.answers import TooCostly
-from worker.errors import Refused, ServerFault
+from worker.errors import Interrupted, Refused, ServerFault
 
 MOST_IDS = 50
 """How many ids one request asks for."""
@@ -44,7 +44,7 @@ class _Kept:
         return self._loads(self._text)
 
 
-Answer = _Kept | Exception
+Answer = _Kept | BaseException
 
 
 class _Memory(OrderedDict[Key, "Answer"]):
@@ -240,10 +240,10 @@ class Lookups:
         smaller = None
         try:
             found = self._fetch(type_, ids)
-            answers = {id_: a if isinstance(a, Exception) else _Kept(a) for id_, a in found.items()}
+            answers = {id_: a if isinstance(a, BaseException) else _Kept(a) for id_, a in found.items()}
             if len(answers) > 1:
                 self._together.add(type_)
-        except Exception as error:  # noqa: BLE001 - it is raised in every thread that waits for it
+        except (Exception, Interrupted) as error:  # noqa: BLE001 - it is raised in every thread that waits for it
             if len(ids) == 1 or not isinstance(error, Refused | ServerFault):
                 answers = dict.fromkeys(ids, error)
             elif isinstance(error, TooCostly):

@@ -135,7 +135,7 @@ class RestBackend:
         self._http.reload()
 
     def cut_off(self) -> None:
-        """End the calls that are being made, with ``Stopping``, and let none begin; from any thread."""
+        """End the calls that are being made, with ``Interrupted``, and let none begin; from any thread."""
         self._http.under_way.cut_off()
 
     def close(self) -> None:
