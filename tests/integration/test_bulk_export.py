@@ -2,7 +2,7 @@
 
 import json
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -445,6 +445,26 @@ def test_a_log_in_page_is_no_file(server, tick):
     server.answers[server.made(ONE)] = 200, {"Content-Type": "text/html"}, b"<html>"
     with pytest.raises(Unavailable, match="log-in page"):
         tick.rows("Patient")
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/fhir+ndjson"])
+def test_a_connection_whose_file_is_not_taken_is_closed(server, tick, kind):
+    path = server.made(ONE, TWO)
+    is_closed = threading.Event()
+
+    def answer(handler):
+        handler._say(200, {"Content-Type": kind}, b"<html>\n", length=2**20)
+        handler.connection.settimeout(5)
+        with suppress(ConnectionResetError):
+            handler.rfile.read(1)
+        is_closed.set()
+        handler.close_connection = True
+        return 0, {}
+
+    server.answers[path] = answer
+    with pytest.raises(Unavailable):
+        tick.rows("Patient")
+    assert is_closed.wait(5)
 
 
 def test_a_file_without_end_is_given_up(server, tick, monkeypatch):

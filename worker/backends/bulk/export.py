@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ class _Making:
         fetched = lines.Fetched(file, self._longest, lambda: self._caller.wait(0))
 
         def read(backend: str, response: requests.Response) -> None:
-            with self._progress.writing(number) as write:
+            with closing(response), self._progress.writing(number) as write:
                 fetched.save(backend, response, write)
 
         headers = {"Accept": "application/fhir+ndjson"}

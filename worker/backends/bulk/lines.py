@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,10 @@ class Fetched:
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise Unavailable(backend, "answered a web page instead of an export's file (a log-in page?)")
         lines = _Lines(backend, self._file, self._longest)
-        with closing(response):
-            for piece in self._pieces(backend, response):
-                self._look()
-                lines.take(piece)
-                write(piece)
+        for piece in self._pieces(backend, response):
+            self._look()
+            lines.take(piece)
+            write(piece)
         self._look()  # a body without a length seems whole if the worker's own end has cut it off
         lines.end()
 
