@@ -1,6 +1,8 @@
 """Exports over real sockets, from servers that do well, that fail, and that lie."""
 
+import errno
 import json
+import shutil
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -11,11 +13,12 @@ import pytest
 from servers.bulk import TIME, bulk_server
 from structlog.testing import capture_logs
 
+from worker import files
 from worker.auth import MemoryTokenStore, open_credential
 from worker.backends import open_backend
 from worker.backends.bulk import export, lines
 from worker.config import BearerSettings, FhirSettings
-from worker.errors import DeliveryError, Interrupted, Refused, ServerFault, Unauthorized, Unavailable
+from worker.errors import DeliveryError, Interrupted, Paused, Refused, ServerFault, Unauthorized, Unavailable
 from worker.records import Meter, RowKey
 
 TOKEN = "canary-token"
@@ -146,10 +149,14 @@ def test_a_level_that_there_is_not_is_the_jobs_mistake(tick):
         tick.export("Patient", of="Group/../Patient")
 
 
+def deletions(*urls):
+    gone = [{"request": {"method": "DELETE", "url": url}} for url in urls]
+    return {"resourceType": "Bundle", "type": "transaction", "entry": gone}
+
+
 def test_what_was_deleted_is_told(server, tick):
     server.made(ONE)
-    gone = [{"request": {"method": "DELETE", "url": url}} for url in ("Patient/7", "Observation/8")]
-    server.made({"resourceType": "Bundle", "type": "transaction", "entry": gone}, kind="deleted")
+    server.made(deletions("Patient/7", "Observation/8"), kind="deleted")
     export = tick.export(since=TIME)
     assert list(export) == [ONE]
     assert list(export.deleted()) == ["Patient/7", "Observation/8"]
@@ -213,6 +220,68 @@ def test_what_an_earlier_attempt_left_half_written_is_removed(server, tick):
     half.write_bytes(b"{")
     assert tick.rows("Patient") == [ONE]
     assert not half.exists()
+
+
+def test_nothing_of_an_export_that_was_given_up_is_taken_for_a_part_of_the_next_one(server, tick, monkeypatch):
+    server.made(ONE)
+    second = server.made(TWO)
+    server.answers[second] = 503, {}
+    with pytest.raises(Unavailable):
+        tick.rows("Patient")
+
+    def die(folder, **_):
+        for each in folder.rglob("*.json"):
+            each.unlink()
+        raise KeyboardInterrupt
+
+    server.answers[second] = 404, {}
+    server.manifest = {}
+    server.made(THREE)
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        tick.rows("Patient")
+    monkeypatch.undo()
+    assert tick.rows("Patient") == [THREE]
+
+
+def test_a_worker_that_was_silent_takes_nothing_from_the_one_that_was_done_meanwhile(server, tick):
+    server.made(ONE)
+    server.made(deletions("Patient/7"), kind="deleted")
+    exports, rows = [], []
+
+    def poll(_handler):
+        if exports:
+            del server.answers["/status/1"]
+            return 202, {}
+        exports.append(tick.export("Patient"))
+        rows.extend(exports[0])
+        server.answers["/status/1"] = 404, {}
+        return 404, {}
+
+    server.answers["/status/1"] = poll
+    silent = tick.export("Patient")
+    assert list(silent) == rows == [ONE]
+    for each in (exports[0], silent):
+        assert list(each.deleted()) == ["Patient/7"]
+        assert each.time == TIME
+
+
+@pytest.mark.parametrize("what", ["/status/1", "/files/0"])
+def test_a_full_disk_is_no_fault_of_the_job_and_the_export_goes_on_when_there_is_room(server, tick, monkeypatch, what):
+    server.made(ONE)
+    whole = files.publish
+
+    def full(target, *by):
+        if what in server.paths():
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        whole(target, *by)
+
+    monkeypatch.setattr(files, "publish", full)
+    with pytest.raises(Paused, match="No space left on device"):
+        tick.rows("Patient")
+    monkeypatch.undo()
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 1
 
 
 def test_other_questions_are_other_exports(server, tick):

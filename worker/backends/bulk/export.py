@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from worker.backends.bulk.question import Question
 from worker.backends.calls import Call, Caller
 from worker.backends.lookups import GONE
 from worker.backends.page import Resource
-from worker.errors import BackendError, DeliveryError, Refused, ServerFault
+from worker.errors import BackendError, DeliveryError, Paused, Refused, ServerFault, sentence
 from worker.http_terms import origin_of
 from worker.log import get_logger
 
@@ -92,13 +92,14 @@ class Export:
     def _of(self, kind: str) -> Iterator[Any]:
         done = self._fetched()
         for number, _ in done.of_kind(kind):
-            yield from lines.read(done.path(number))
+            with _kept_on_disk():
+                yield from lines.read(done.path(number))
 
     def _fetched(self) -> Progress:
         if self._done is None:
             if self._folder is None:
                 raise DeliveryError("an export takes longer than a message may: ask for it in a job with a schedule")
-            with self._turn:  # one after the other: servers make few at a time
+            with self._turn, _kept_on_disk():  # one after the other: servers make few at a time
                 progress = Progress(self._folder / "exports" / f"{self._backend}-{self._question.key}")
                 progress.begin()
                 self._making(progress).make()
@@ -113,6 +114,15 @@ class Export:
             raise Refused(self._backend, what)
         if said:
             log.warning("an export came with issues", backend=self._backend, codes=" ".join(said), errors=failed)
+
+
+@contextmanager
+def _kept_on_disk() -> Iterator[None]:
+    """What goes wrong there is no fault of the job's: the delivery waits for room on it."""
+    try:
+        yield
+    except OSError as error:
+        raise Paused(f"an export's files cannot be kept: {sentence(error)}") from error
 
 
 def _told(progress: Progress) -> tuple[list[str], int]:
@@ -144,6 +154,8 @@ class _Making:
         try:
             self._go_on()
         except Refused as error:
+            if self._progress.is_whole:
+                return  # another worker, which has taken the delivery over, was done with it first
             was_begun = bool(self._progress.status)
             self._give_up()
             if not (again and was_begun and error.status in GONE):

@@ -12,54 +12,86 @@ from typing import Any
 from worker import exact_json, files
 from worker.backends.bulk.manifest import File, Manifest
 
+_BEGUN = "status.json"
+
 
 class Progress:
     """One export: where its status is told, then its manifest, and each file as soon as it is whole.
 
-    Each appears whole or not at all, and nothing is changed afterwards: what is there need not be asked for again.
+    Each appears whole or not at all, and nothing is changed afterwards: what is there need not be asked for again. What
+    belongs to one beginning has a folder of its own, which only ``status.json`` names: once that is gone, nothing of it
+    can be taken for a part of the next, whoever dies meanwhile, or still writes although he has lost the delivery.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._by = secrets.token_hex(4)  # a worker that lost the delivery may still be writing
+        self._status, self._own = "", folder
+        self._manifest: Manifest | None = None
 
     def begin(self) -> None:
-        """Make the folder; what an earlier attempt left half written is removed."""
+        """Look for what an earlier attempt has left; what that left half written is removed."""
         files.durable_folder(self._folder)
-        for part in self._folder.glob(".*.part"):
+        for part in self._folder.rglob(".*.part"):
             part.unlink(missing_ok=True)
+        self._look()
+
+    def _look(self) -> None:
+        self._status, own = self._begun()
+        self._own = self._folder / own
+        self._manifest = self._kept()
+
+    def _begun(self) -> tuple[str, str]:
+        """The URL, and the name of the folder of all that belongs to it."""
+        status, own = _read(self._folder / _BEGUN) or ("", "")
+        return status, own
+
+    def _kept(self) -> Manifest | None:
+        found = _read(self._own / "manifest.json")
+        return Manifest.from_json(found) if found else None
 
     @property
     def status(self) -> str:
         """The URL that tells how far the server is; "" where nothing was begun yet."""
-        return str(self._read("status.json") or "")
+        return self._status
 
     @status.setter
     def status(self, url: str) -> None:
-        self._write("status.json", url)
+        own = secrets.token_hex(4)
+        files.durable_folder(self._folder / own)
+        self._write(self._folder / _BEGUN, [url, own])
+        self._look()
 
     @property
     def manifest(self) -> Manifest | None:
         """What the server has made; None where it was not done yet."""
-        found = self._read("manifest.json")
-        return Manifest.from_json(found) if found else None
+        return self._manifest
 
     @manifest.setter
     def manifest(self, manifest: Manifest) -> None:
-        self._write("manifest.json", manifest.as_json())
+        self._write(self._own / "manifest.json", manifest.as_json())
+        self._manifest = manifest
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all files are there, whoever has fetched them."""
+        self._manifest = self._manifest or self._kept()
+        return self._manifest is not None and all(
+            self.path(number).exists() for number in range(len(self._manifest.files))
+        )
 
     @property
     def is_over(self) -> bool:
         """Whether the server was told that its files are not needed any more."""
-        return bool(self._read("over.json"))
+        return bool(self._status and _read(self._own / "over.json"))
 
     def end(self) -> None:
         """The server was told."""
-        self._write("over.json", data=True)
+        self._write(self._own / "over.json", data=True)
 
     def path(self, number: int) -> Path:
         """Where the manifest's file of that number is, or will be."""
-        return self._folder / f"{number}.ndjson"
+        return self._own / f"{number}.ndjson"
 
     @contextmanager
     def writing(self, number: int) -> Iterator[Callable[[bytes], Any]]:
@@ -72,19 +104,23 @@ class Progress:
 
     def of_kind(self, kind: str) -> list[tuple[int, File]]:
         """The manifest's files of a kind, by number."""
-        manifest = self.manifest
+        manifest = self._manifest
         return [each for each in enumerate(manifest.files) if each[1].kind == kind] if manifest else []
 
     def forget(self) -> None:
-        """As if nothing had been begun."""
-        shutil.rmtree(self._folder)
-        self.begin()
+        """As if nothing had been begun; what another worker has begun meanwhile is left to be gone on with."""
+        if self._status and self._folder / self._begun()[1] == self._own:
+            (self._folder / _BEGUN).unlink(missing_ok=True)
+            files.sync_folder(self._folder)
+            shutil.rmtree(self._own, ignore_errors=True)
+        self._look()
 
-    def _read(self, name: str) -> Any:
-        try:
-            return exact_json.loads((self._folder / name).read_bytes())
-        except FileNotFoundError:
-            return None
+    def _write(self, place: Path, data: Any) -> None:
+        files.write(place, exact_json.dumps(data), self._by)
 
-    def _write(self, name: str, data: Any) -> None:
-        files.write(self._folder / name, exact_json.dumps(data), self._by)
+
+def _read(place: Path) -> Any:
+    try:
+        return exact_json.loads(place.read_bytes())
+    except FileNotFoundError:
+        return None
