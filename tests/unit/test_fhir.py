@@ -8,7 +8,7 @@ from fhir.resources.R4B.encounter import Encounter
 from fhir.resources.R4B.practitioner import Practitioner
 
 from worker.backends.transport import ClosedMeanwhile
-from worker.errors import DeliveryError, Refused, Reject, ServerFault, Unauthorized, Unavailable
+from worker.errors import DeliveryError, Interrupted, Refused, Reject, ServerFault, Unauthorized, Unavailable
 
 PRACTITIONER = {"resourceType": "Practitioner", "id": "1", "name": [{"text": "Dr. Novak"}]}
 OBSERVATION = (
@@ -87,6 +87,21 @@ def test_a_server_that_keeps_its_statement_to_itself_is_asked_for_it_once(said):
         with pytest.raises(Refused, match="answered 422"):
             ehr.at().create(PRACTITIONER)
     assert ehr.calls == 3
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda ehr: ehr.read("Patient", "1"),
+        lambda ehr: ehr.read_many("Patient", ["1"]),
+        lambda ehr: ehr.read_many("Patient", ["1"], missing_ok=True),
+    ],
+)
+def test_a_read_that_is_cut_short_is_no_resource(read):
+    opened = opened_fhir(lambda _: answer(status=503))
+    opened.stop.set()
+    with pytest.raises(Interrupted):
+        read(opened.at())
 
 
 @pytest.mark.parametrize("id_", ["", " ", "a/b", "a b", "../x", "..", "x" * 65, "1?_x=1", None])

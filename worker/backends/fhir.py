@@ -65,7 +65,7 @@ class Fhir:
         """
         name = _type_name(type_)
         found = self._session.lookups.read_one(name, _checked_id(name, id), fresh=fresh)
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return self._as_asked(type_, found)
 
@@ -83,14 +83,14 @@ class Fhir:
         """
         name = _type_name(type_)
         answers = self._session.lookups.read(name, [_checked_id(name, id_) for id_ in ids])
-        errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        errors = [answer for answer in answers.values() if isinstance(answer, BaseException)]
         if other := next((error for error in errors if not _is_missing(error)), None):
             raise other
         if errors and not missing_ok:
             places = ", ".join(str(place) for place, answer in enumerate(answers.values(), 1) if _is_missing(answer))
             what = f"{len(errors)} of {len(answers)} {name} are missing: number {places} of those asked for"
             raise Refused(self._session.backend, what, 404)
-        found = {id_: answer for id_, answer in answers.items() if not isinstance(answer, Exception)}
+        found = {id_: answer for id_, answer in answers.items() if not isinstance(answer, BaseException)}
         return {id_: self._as_asked(type_, answer) for id_, answer in found.items()}
 
     def resources(self, type_: Any) -> SearchSet:
