@@ -333,6 +333,29 @@ def test_an_export_that_has_expired_is_begun_anew_once(server, tick, status):
         tick.rows("Observation")
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_file_whose_signed_address_has_expired_is_asked_for_by_another_export(server, elsewhere, tick, status):
+    server.made(ONE, url=f"{elsewhere.url}/files/0")
+    server.manifest["requiresAccessToken"] = False
+    elsewhere.made(ONE)
+    elsewhere.answers["/files/0"] = 503, {}
+    with pytest.raises(Unavailable):
+        tick.rows("Patient")
+    elsewhere.answers["/files/0"] = status, {}
+    server.started = 202, {"Content-Location": "/status/2"}
+    manifest = json.dumps(server.manifest).replace("/files/0", "/files/0?signed=anew")
+    server.answers["/status/2"] = 200, {"Content-Type": "application/json"}, manifest.encode()
+
+    def signed(handler):
+        return (200, {}, elsewhere.files["/files/0"]) if "anew" in handler.path else (status, {})
+
+    elsewhere.answers["/files/0"] = signed
+    assert tick.rows("Patient") == [ONE]
+    elsewhere.answers["/files/0"] = status, {}
+    with pytest.raises(Refused, match=f"answered {status} to an export's file .* may have expired"):
+        tick.rows("Observation", "Patient")
+
+
 def test_an_export_without_end_is_given_up(server, tick, monkeypatch):
     monkeypatch.setattr(export, "LONGEST_EXPORT", 100)
     server.polls = [(202, {})] * 100

@@ -20,7 +20,7 @@ from worker.backends.bulk.question import Question
 from worker.backends.calls import Call, Caller
 from worker.backends.lookups import GONE
 from worker.backends.page import Resource
-from worker.errors import BackendError, DeliveryError, Paused, Refused, ServerFault, sentence
+from worker.errors import BackendError, DeliveryError, Paused, Refused, ServerFault, Unauthorized, sentence
 from worker.http_terms import origin_of
 from worker.log import get_logger
 
@@ -36,6 +36,7 @@ _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 60.0  # where the server says nothing of it
 _ACCEPTED = 202
 _NO_SUCH_THING = frozenset({400, 404, 405, 501})
+_SIGNED_AND_EXPIRED = frozenset({400, 401, 403})  # what buckets say to an address that was good for an hour
 _FATAL = ("error", "fatal")
 
 
@@ -138,6 +139,10 @@ def _told(progress: Progress) -> tuple[list[str], int]:
     return names(said), failed
 
 
+class _Expired(Refused):
+    """A file's address is not good any more, though the export may still be there."""
+
+
 class _Making:
     """Goes on with an export to the end, from wherever it is."""
 
@@ -158,7 +163,7 @@ class _Making:
                 return  # another worker, which has taken the delivery over, was done with it first
             was_begun = bool(self._progress.status)
             self._give_up()
-            if not (again and was_begun and error.status in GONE):
+            if not (again and was_begun and (error.status in GONE or isinstance(error, _Expired))):
                 raise
             log.warning("an export has expired and is begun anew", backend=self._caller.backend)
             self.make(again=False)
@@ -231,7 +236,13 @@ class _Making:
                 fetched.save(backend, response, write)
 
         headers = {"Accept": "application/fhir+ndjson"}
-        self._caller(Call("GET", file.url, headers=headers, stream=True, public=file.public), read)
+        try:
+            self._caller(Call("GET", file.url, headers=headers, stream=True, public=file.public), read)
+        except (Refused, Unauthorized) as error:
+            if not file.public or error.status not in _SIGNED_AND_EXPIRED:
+                raise
+            what = f"answered {error.status} to an export's file that needs no token: its address may have expired"
+            raise _Expired(self._caller.backend, what, error.status) from error
 
     def _give_up(self) -> None:
         if self._progress.status:
