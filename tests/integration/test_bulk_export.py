@@ -155,11 +155,33 @@ def deletions(*urls):
 
 
 def test_what_was_deleted_is_told(server, tick):
-    server.made(ONE)
+    server.made(SEEN)
     server.made(deletions("Patient/7", "Observation/8"), kind="deleted")
     export = tick.export(since=TIME)
-    assert list(export) == [ONE]
+    assert list(export) == [SEEN]
     assert list(export.deleted()) == ["Patient/7", "Observation/8"]
+    assert list(tick.export("Observation", since=TIME).deleted()) == ["Observation/8"]
+
+
+def test_a_whole_address_of_what_was_deleted_becomes_a_reference(server, tick):
+    server.made(deletions("https://ehr.example/fhir/Patient/7"), kind="deleted")
+    assert list(tick.export(since=TIME).deleted()) == ["Patient/7"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {"resource": {"resourceType": "Patient", "id": "7"}},
+        {"request": {"method": "DELETE"}},
+        {"request": {"method": "DELETE", "url": "Patient?identifier=7"}},
+        {"request": {"method": "PUT", "url": "Patient/7"}},
+    ],
+)
+def test_a_deletion_that_is_not_told_plainly_is_not_left_out(server, tick, entry):
+    server.made({"resourceType": "Bundle", "entry": [entry]}, kind="deleted")
+    with pytest.raises(Refused, match="not plainly of what"):
+        list(tick.export(since=TIME).deleted())
 
 
 def outcome(severity):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -37,6 +38,7 @@ _LONGEST_WAIT = 60.0  # where the server says nothing of it
 _ACCEPTED = 202
 _NO_SUCH_THING = frozenset({400, 404, 405, 501})
 _SIGNED_AND_EXPIRED = frozenset({400, 401, 403})  # what buckets say to an address that was good for an hour
+_REFERENCE = re.compile(r"(?:https?://[^?#]+/)?([A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 _FATAL = ("error", "fatal")
 
 
@@ -79,12 +81,25 @@ class Export:
     __iter__ = iterate
 
     def deleted(self) -> Iterator[str]:
-        """What was deleted since ``since``, as far as the server tells: references such as ``Patient/123``."""
+        """What of the types was deleted since ``since``, as far as the server tells: references (``Patient/123``).
+
+        Raises ``Refused`` where it tells of something that is none.
+        """
+        types = self._question.types
         for bundle in self._of("deleted"):
             for entry in bundle.get("entry") or ():
-                request = entry.get("request") if isinstance(entry, dict) else None
-                if isinstance(request, dict) and request.get("method") == "DELETE":
-                    yield str(request.get("url"))
+                reference = self._gone(entry)
+                if not types or reference.partition("/")[0] in types:
+                    yield reference
+
+    def _gone(self, entry: Any) -> str:
+        request = entry.get("request") if isinstance(entry, dict) else None
+        found = None
+        if isinstance(request, dict) and request.get("method") == "DELETE":
+            found = _REFERENCE.fullmatch(str(request.get("url")))
+        if not found:
+            raise Refused(self._backend, "tells of something deleted, and not plainly of what")
+        return found[1]
 
     def outcomes(self) -> Iterator[Resource]:
         """What the server had to say, as OperationOutcomes."""
