@@ -101,14 +101,14 @@ class Runner:
         def work(unit: Unit) -> list[Outcome]:
             self._go_on(delivery)
             outcomes = execution.work(unit)
-            if self._stop.late.is_set():  # a job may have taken a call that was cut off for a call that failed
-                raise Stopping(_NEXT_START)
+            self._be_in_time()
             return outcomes
 
         def ask() -> Iterator[Mapping[str, Any]]:
             for row in execution.source():
                 self._go_on(delivery)
                 yield row
+            self._be_in_time()
 
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
         units = (execution.units(chunk, part.is_done) for chunk in chunks)
@@ -121,4 +121,9 @@ class Runner:
         if delivery.lost:
             raise LostLease(f"delivery {delivery.id} was taken over by another worker")
         if self._stop.is_set():
+            raise Stopping(_NEXT_START)
+
+    def _be_in_time(self) -> None:
+        """A job may have taken a call that was cut off for one that failed, or for a whole answer."""
+        if self._stop.late.is_set():
             raise Stopping(_NEXT_START)

@@ -148,6 +148,22 @@ def test_what_rows_come_to_when_their_calls_were_cut_off_does_not_count(run, sto
     assert story.part.commits == 0
 
 
+def test_a_source_whose_calls_were_cut_off_has_not_given_all_its_rows(run, stop):
+    @job(schedule="0 2 * * *", source=lambda ctx: ends_early(ctx))
+    def one(row, ctx):
+        return dict(row)
+
+    def ends_early(ctx):
+        yield {"n": "0"}
+        stop.set()
+        stop.late.set()
+
+    source = run(one, job="one").readings[0].source()
+    assert next(source) == {"n": "0"}
+    with pytest.raises(Stopping):
+        next(source)
+
+
 def test_the_job_is_found_by_the_name_of_the_file(run):
     story = run([job(files="other*.csv")(lambda row, ctx: None), echo], [chunk(0, 1)])
     assert story.part.job is echo
