@@ -510,6 +510,15 @@ def test_a_manifest_of_several_pages_is_read_to_its_end_and_the_earliest_time_co
     assert export.time == "2026-11-27T00:59:59Z"
 
 
+def test_a_file_that_is_listed_twice_is_given_once(server, tick):
+    server.made(ONE)
+    server.manifest["output"] *= 2
+    first = {**server.manifest, "link": [{"relation": "next", "url": "/status/2"}]}
+    server.polls = [(200, {"Content-Type": "application/json"}, json.dumps(first).encode())]
+    assert tick.rows("Patient") == [ONE]
+    assert server.paths().count("/files/0") == 1
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -47,7 +47,7 @@ class Manifest:
     def read(cls, backend: str, parsed: Any, url: str, types: Sequence[str]) -> Manifest:
         """The manifest that was found at ``url``; raises ``Refused`` for one that cannot be believed or followed."""
         reader = _Reader(backend, parsed, url)
-        files = tuple(reader.files())
+        files = _each_once(reader.files())
         if others := sorted({file.type for file in files if file.kind == "output"} - set(types or _all(files))):
             raise Refused(
                 backend, f"was asked to export {', '.join(types)} only, and exported {', '.join(others)}, too"
@@ -66,7 +66,12 @@ class Manifest:
     def joined(self, more: Manifest) -> Manifest:
         """This one and what follows it; the earlier time counts, so that nothing is lost in between."""
         first = min(self.time, more.time, key=datetime.fromisoformat)
-        return replace(self, time=first, files=self.files + more.files)
+        return replace(self, time=first, files=_each_once(self.files + more.files))
+
+
+def _each_once(files: Iterable[File]) -> tuple[File, ...]:
+    """Servers list a file again, say on the next page: its resources must not be given twice."""
+    return tuple({(file.kind, file.url): file for file in files}.values())
 
 
 def _all(files: Sequence[File]) -> set[str]:
