@@ -558,9 +558,10 @@ def test_a_file_that_breaks_off_is_fetched_again(server, tick):
     assert server.paths().count(path) == 3
 
 
-def test_lines_may_be_blank_end_in_crlf_or_in_nothing(server, tick):
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
+def test_lines_may_be_blank_end_in_crlf_or_in_nothing_and_begin_with_a_mark(server, tick, mark):
     path = server.made(ONE, TWO)
-    server.files[path] = b"\r\n".join([json.dumps(ONE).encode(), b"", json.dumps(TWO).encode()])
+    server.files[path] = mark + b"\r\n".join([json.dumps(ONE).encode(), b"", json.dumps(TWO).encode()])
     assert tick.rows("Patient") == [ONE, TWO]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,13 @@ def read(path: Path) -> Iterator[Any]:
     """The resources of a file that was fetched, numbers exact."""
     with path.open("rb") as file:
         for line in file:
-            if not line.isspace():
-                yield exact_json.loads(line)
+            if text := _text(line):
+                yield exact_json.loads(text)
+
+
+def _text(line: bytes) -> bytes:
+    """Without what may stand around it, and the mark that some write at a file's beginning."""
+    return line.removeprefix(BOM_UTF8).strip()
 
 
 class _Lines:
@@ -89,13 +95,13 @@ class _Lines:
             raise self._broken(f"has {self._count} of the {promised} lines that the manifest counts")
 
     def _check(self, line: bytes) -> None:
-        if not line or line.isspace():
+        if not (text := _text(line)):
             return
         self._count += 1
         if self._file.count is not None and self._count > self._file.count:
             raise self._refused(f"has more than the {self._file.count} lines that the manifest counts")
         try:
-            resource = orjson.loads(line)
+            resource = orjson.loads(text)
         except ValueError as error:
             raise self._broken(f"has a line that is cut or no JSON, number {self._count}") from error
         if not isinstance(resource, dict) or resource.get("resourceType") != self._file.type:
