@@ -138,6 +138,13 @@ def test_a_set_to_be_searched_is_exported_in_part_and_filters_with_personal_data
     ]
 
 
+def test_all_of_a_type_and_a_part_of_it_are_all_of_it(server, tick):
+    server.made(SEEN)
+    ehr = tick.ehr()
+    assert list(ehr.export(ehr.resources("Observation").search(status="final"), "Observation")) == [SEEN]
+    assert server.seen[0][1] == "/$export?_type=Observation"
+
+
 @pytest.mark.parametrize("since", ["2026-11-01T00:00:00", "yesterday", datetime(2026, 11, 1)])
 def test_a_time_without_a_zone_is_no_instant(tick, since):
     with pytest.raises(ValueError):

@@ -64,7 +64,8 @@ class Question:
         given = [("_type", ",".join(self.types))] if self.wanted else []
         if self.since:
             given.append(("_since", self.since))
-        filters = [f"{each.type}?{urlencode(each.query)}" for each in self.wanted if each.query]
+        all_of = {each.type for each in self.wanted if not each.query}  # a filter would leave some of them out
+        filters = [f"{each.type}?{urlencode(each.query)}" for each in self.wanted if each.type not in all_of]
         return given + [("_typeFilter", each) for each in filters]
 
 
