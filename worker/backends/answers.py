@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -111,6 +111,11 @@ def asked_wait(response: requests.Response) -> float | None:
     return None if asked is None else min(asked, LONGEST_HOLD)
 
 
+def tells_its_end(headers: Mapping[str, str]) -> bool:
+    """Whether a body of these headers is known to be whole: else it ends where the connection does."""
+    return not _FRAMES.isdisjoint(map(str.lower, headers))
+
+
 def _is_outage(status: int) -> bool:
     return status in _OVERLOADED or (status >= 500 and status not in _NOT_FOR_US)
 
@@ -119,7 +124,7 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
     if response.status_code == 204:
         return None
     if not response.content:
-        if _FRAMES.isdisjoint(map(str.lower, response.headers)):
+        if not tells_its_end(response.headers):
             raise Unavailable(backend, "broke off before its answer", response.status_code)
         return None
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

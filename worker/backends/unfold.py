@@ -62,9 +62,10 @@ def unfolding(pieces: Iterator[bytes], codings: str) -> Iterator[bytes]:
 def _inflating(pieces: Iterator[bytes], window: int) -> Iterator[bytes]:
     machine = zlib.decompressobj(window)
     members = 1
+    is_begun = False
     try:
         for piece in pieces:
-            left = piece
+            left, is_begun = piece, True
             while left:
                 if machine.eof:  # a gzip file may go on with another (RFC 1952 section 2.2)
                     machine, members = zlib.decompressobj(window), members + 1
@@ -76,7 +77,7 @@ def _inflating(pieces: Iterator[bytes], window: int) -> Iterator[bytes]:
         raise _trouble("the answer is not compressed as it says") from error
     while rest := machine.decompress(b"", _PIECE):
         yield rest
-    if not machine.eof:
+    if is_begun and not machine.eof:
         raise _trouble("the answer's compressed body is cut")
 
 

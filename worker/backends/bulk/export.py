@@ -38,6 +38,7 @@ _LONGEST_WAIT = 60.0  # where the server says nothing of it
 _ACCEPTED = 202
 _NO_SUCH_THING = frozenset({400, 404, 405, 501})
 _SIGNED_AND_EXPIRED = frozenset({400, 401, 403})  # what buckets say to an address that was good for an hour
+_NDJSON = {"Accept": "application/fhir+ndjson"}
 _REFERENCE = re.compile(r"(?:https?://[^?#]+/)?([A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 _FATAL = ("error", "fatal")
 
@@ -250,9 +251,12 @@ class _Making:
             with closing(response), self._progress.writing(number) as write:
                 fetched.save(backend, response, write)
 
-        headers = {"Accept": "application/fhir+ndjson"}
         try:
-            self._caller(Call("GET", file.url, headers=headers, stream=True, public=file.public), read)
+            self._caller(Call("GET", file.url, headers=_NDJSON, stream=True, public=file.public), read)
+        except ServerFault as fault:
+            if fault.status is not None:
+                raise  # else it has come whole, and at each try the same: waiting will not make it better
+            raise Refused(self._caller.backend, fault.detail.removeprefix(f"{fault.backend}: ")) from fault
         except (Refused, Unauthorized) as error:
             if not file.public or error.status not in _SIGNED_AND_EXPIRED:
                 raise

@@ -11,6 +11,7 @@ import orjson
 import requests
 
 from worker import exact_json
+from worker.backends.answers import tells_its_end
 from worker.backends.bulk.manifest import File
 from worker.errors import BackendError, Refused, ServerFault, Unavailable
 
@@ -35,7 +36,7 @@ class Fetched:
         """Take the whole body; raises ``Unavailable`` where it broke off, ``Refused`` for what it must not be."""
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise Unavailable(backend, "answered a web page instead of an export's file (a log-in page?)")
-        lines = _Lines(backend, self._file, self._longest)
+        lines = _Lines(backend, self._file, self._longest, tells_its_end=tells_its_end(response.headers))
         for piece in self._pieces(backend, response):
             self._look()
             lines.take(piece)
@@ -65,12 +66,13 @@ def _text(line: bytes) -> bytes:
 
 
 class _Lines:
-    """Looks at each line."""
+    """Looks at each line; ``tells_its_end``: that all have come is known without looking at them."""
 
-    def __init__(self, backend: str, file: File, longest: int) -> None:
+    def __init__(self, backend: str, file: File, longest: int, *, tells_its_end: bool) -> None:
         self._backend = backend
         self._file = file
         self._longest = longest
+        self._tells_its_end = tells_its_end
         self._rest: list[bytes] = []
         self._pending = 0
         self._bytes = 0
@@ -90,6 +92,8 @@ class _Lines:
     def end(self) -> None:
         """There is no more: the last line need not have an end, if it is whole."""
         self._check(b"".join(self._rest))
+        if not self._bytes and not self._tells_its_end:
+            raise self._broken("has no end, nor a beginning")
         promised = self._file.count
         if promised is not None and self._count < promised:
             raise self._broken(f"has {self._count} of the {promised} lines that the manifest counts")
@@ -111,5 +115,6 @@ class _Lines:
         return Refused(self._backend, f"an export's file of {self._file.type} {what}")
 
     def _broken(self, what: str) -> BackendError:
-        """It may be whole the next time."""
-        return ServerFault(self._backend, f"an export's file of {self._file.type} {what}")
+        """It may be whole the next time: it has broken off, or else the server has made it so."""
+        kind = ServerFault if self._tells_its_end else Unavailable
+        return kind(self._backend, f"an export's file of {self._file.type} {what}")
