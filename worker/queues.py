@@ -75,7 +75,7 @@ class Queues:
             self.gone,
             work=self.settings.work,
             lease=worker.lease_seconds,
-            over=self.stop.over,
+            stop=self.stop,
         )
         broker.start()
         self.fleet.listen(broker.news)

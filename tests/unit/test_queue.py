@@ -1,7 +1,6 @@
 """The queue trigger and its replies, over a broker in memory and a real ledger."""
 
 import json
-import threading
 import time
 from collections import deque
 
@@ -72,6 +71,7 @@ class Worker:
             return act(row)
 
         self.twin, self.ran, self.keys = twin, [], []
+        self.stop = Stop()
         self.now = NOW
         self.ticks = 0.0
         self.ledger = Ledger(f"sqlite:///{folder / 'state.db'}", owner=owner, clock=lambda: self.now)
@@ -84,7 +84,7 @@ class Worker:
             self.pool,
             self.ledger.state,
             chunk_rows=10,
-            stop=Stop(),
+            stop=self.stop,
             watcher=Watcher(),
         )
         self.hands = Hands(runner)
@@ -97,7 +97,7 @@ class Worker:
             lambda name: name in gone,
             work=folder / "work",
             lease=30,
-            over=threading.Event(),
+            stop=self.stop,
             clock=lambda: self.ticks,
         )
         self.take_over()
@@ -328,6 +328,16 @@ def test_after_max_attempts_an_outage_makes_a_dead_letter_only_where_the_job_say
     worker.turn()
     assert worker.dead == ["Unavailable"]
     assert twin.published["orders.dead"][0].message_id == "two"
+
+
+def test_a_worker_that_is_told_to_stop_claims_nothing_while_it_waits_for_what_is_under_way(hire, twin):
+    """It would only be given back and come again, round and round, until the broker has it for a dead letter."""
+    worker = hire()
+    worker.stop.set()
+    worker.ask({"n": 1})
+    worker.turn(5)
+    assert worker.ledger.entries() == []
+    assert (twin.unsettled("orders"), len(twin.queues["orders"])) == (1, 0)
 
 
 def test_what_is_left_by_a_stopping_worker_goes_back_into_the_queue(hire, twin):

@@ -49,13 +49,17 @@ class Office(Protocol):
 
 
 class Desk:
-    """Takes messages as they come and ends as they are reached; ``gone`` says whether an owner lives no more."""
+    """Takes messages as they come and ends as they are reached; ``gone`` says whether an owner lives no more.
+
+    Nothing is begun once ``stop`` is set.
+    """
 
     def __init__(
         self,
         ledger: Messages,
         office: Office,
         gone: Callable[[str], bool],
+        stop: threading.Event,
         *,
         lease: float,
         clock: Callable[[], float] = time.monotonic,
@@ -63,6 +67,7 @@ class Desk:
         self._ledger = ledger
         self._office = office
         self._gone = gone
+        self._stop = stop
         self._clock = clock
         self._arrived: deque[Message] = deque()
         self._ended: deque[tuple[Request, Note, Callable[[], None]]] = deque()
@@ -128,6 +133,11 @@ class Desk:
     def drain(self) -> None:
         """Begin nothing more."""
         self._draining = True
+
+    @property
+    def _begins_nothing(self) -> bool:
+        """Of a worker that stops, each message would only come to its end, go back, and come again at once."""
+        return self._draining or self._stop.is_set()
 
     def close(self) -> list[Message]:
         """End; returns the messages that nothing has become of: not begun, not ended, or the ledger was away.
@@ -203,7 +213,7 @@ class Desk:
         """Begin what there is room for: were it as soon as a thread is free, a slow ledger would let ends pile up that
         a crash takes back, and with them calls that are made again.
         """
-        if self._draining:
+        if self._begins_nothing:
             return
         beginning = []
         for queue, waiting in self._claimed.items():
@@ -256,7 +266,7 @@ class Desk:
         now = self._clock()
         while self._elsewhere and self._elsewhere[0][0] <= now:
             self._unclaimed.append(self._elsewhere.popleft()[1])
-        if self._alone or self._draining:
+        if self._alone or self._begins_nothing:
             return []
         if self._suspects:
             if self._running or any(self._claimed.values()):

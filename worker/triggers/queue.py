@@ -21,6 +21,7 @@ from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping,
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
+from worker.stopping import Stop
 from worker.triggers import letters
 from worker.triggers.desk import TROUBLE_SECONDS, Desk
 from worker.triggers.nameless import Nameless
@@ -46,7 +47,7 @@ class Hands(Protocol):
 class Queue:
     """All queues of a worker's jobs. ``gone`` says whether an owner lives no more; what is under way is in ``work``.
 
-    Once a stop is ``over``, it waits for nothing.
+    Once ``stop`` is set, nothing is begun, also before ``stop()`` is called; once it is over, nothing is waited for.
     """
 
     def __init__(
@@ -59,16 +60,16 @@ class Queue:
         *,
         work: Path,
         lease: float,
-        over: threading.Event,
+        stop: Stop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
-        self._over = over
+        self._over = stop.over
         self._consumed = {each.topology.queue: each for each in consumed}
         self._hands = hands
         self._work = work
         self._clock = clock
-        self._desk = Desk(ledger, self, gone, lease=lease, clock=clock)
+        self._desk = Desk(ledger, self, gone, stop, lease=lease, clock=clock)
         self._nameless = Nameless(lambda queue, sha256: ledger.left_behind(queue, sha256, gone))
         self._consumptions: dict[str, Consumption] = {}
         self._unmoved = ("", clock())
