@@ -100,6 +100,18 @@ def test_a_request_that_it_broke_over_before_says_nothing_as_a_probe_and_the_nex
     assert circuit.breaker.open_until is None
 
 
+def test_a_backend_that_breaks_over_whatever_it_is_asked_again_is_left_alone_all_the_same(circuit):
+    for number in range(FAILURES):
+        circuit.call(FAULT, of=number)
+        circuit.time.now += 1
+    circuit.time.now += 5
+    for number in range(FAILURES):
+        circuit.call(FAULT, of=number)
+    with pytest.raises(LeftAlone) as rests:
+        circuit.call()
+    assert rests.value.retry_after == 10
+
+
 def test_an_answer_in_between_makes_a_fault_count_anew(circuit):
     for number in range(FAILURES):
         circuit.call(FAULT, of=number)

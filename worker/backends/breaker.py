@@ -45,6 +45,7 @@ class Breaker:
         self._changed = threading.Condition()
         self._failures = 0
         self._faulty: set[int] = set()
+        self._vain = 0
         self._failing_since = 0.0
         self._open_until: float | None = None
         self._rest = FIRST_REST
@@ -95,8 +96,8 @@ class Breaker:
             self.answered()
             return
         with self._changed:
-            if self._is_known(error, of):
-                return  # a probe is for another request then
+            if self._is_known(error, of) and not (is_probe and self._is_in_vain()):
+                return
             now = self._clock()
             if not self._failures:
                 self._failing_since = now
@@ -118,6 +119,11 @@ class Breaker:
             self._faulty.add(of)
         return False
 
+    def _is_in_vain(self) -> bool:
+        """Whether the backend has broken over as many probes as open a circuit: till then, the next one is a probe."""
+        self._vain += 1
+        return self._vain >= FAILURES
+
     def leave(self) -> None:
         """The probe is over; if it came to no end, as the worker stops, the next call is one."""
         with self._changed:
@@ -125,10 +131,11 @@ class Breaker:
             self._changed.notify_all()
 
     def _open(self, now: float, error: Unavailable) -> None:
+        self._vain = 0
         self._reason = error.detail.removeprefix(f"{self._backend}: ")
         self._open_until = now + max(self._rest, error.retry_after or 0.0)
 
     def _close(self) -> None:
-        self._open_until, self._rest = None, FIRST_REST
+        self._open_until, self._rest, self._vain = None, FIRST_REST, 0
         log.info("circuit closed", backend=self._backend, seconds=round(self._clock() - self._failing_since, 1))
         self._changed.notify_all()
