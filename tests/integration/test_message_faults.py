@@ -228,7 +228,11 @@ def test_a_message_that_kills_its_worker_takes_no_other_with_it(worker, asker, o
     assert "died 2 times" in properties.headers["x-longshore-detail"]
     assert deaths == 2
     assert {entry.state for entry in project.entries()} == {"done", "failed"}
-    asker.check()
+    if named_by == "message_id":
+        asker.check()
+    else:  # the next worker does not know it again: one that was answered, and not acked yet, is answered anew
+        asker.collect()
+        assert asker.answers.keys() == asker.asked
     check_calls(orders, repeated=THREADS * deaths)
 
 
