@@ -22,7 +22,6 @@ from worker.errors import (
     BackendError,
     DeliveryError,
     Interrupted,
-    Paused,
     Refused,
     ServerFault,
     Unauthorized,
@@ -315,7 +314,7 @@ def test_a_full_disk_is_no_fault_of_the_job_and_the_export_goes_on_when_there_is
         whole(target, *by)
 
     monkeypatch.setattr(files, "publish", full)
-    with pytest.raises(Paused, match="No space left on device"):
+    with pytest.raises(Interrupted, match="No space left on device"):
         tick.rows("Patient")
     monkeypatch.undo()
     assert tick.rows("Patient") == [ONE]

@@ -21,7 +21,7 @@ from worker.backends.bulk.question import Question
 from worker.backends.calls import Call, Caller
 from worker.backends.lookups import GONE
 from worker.backends.page import Resource
-from worker.errors import BackendError, DeliveryError, Paused, Refused, ServerFault, Unauthorized, sentence
+from worker.errors import BackendError, DeliveryError, Interrupted, Paused, Refused, ServerFault, Unauthorized, sentence
 from worker.http_terms import origin_of
 from worker.log import get_logger
 
@@ -139,7 +139,7 @@ def _kept_on_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Paused(f"an export's files cannot be kept: {sentence(error)}") from error
+        raise Interrupted(Paused(f"an export's files cannot be kept: {sentence(error)}")) from error
 
 
 def _told(progress: Progress) -> tuple[list[str], int]:
