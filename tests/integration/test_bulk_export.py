@@ -360,6 +360,16 @@ def test_an_export_that_failed_is_given_up_and_begun_anew_at_the_next_attempt(se
     assert len([path for path in server.paths() if "$export" in path]) == 2
 
 
+def test_an_export_that_fails_again_and_again_is_refused_in_the_end(server, tick):
+    server.answers["/status/1"] = 500, {}
+    for _ in range(export.MOST_FAILURES - 1):
+        with pytest.raises(ServerFault):
+            tick.rows("Patient")
+    with pytest.raises(Refused, match="has failed to make the export 10 times: answered 500"):
+        tick.rows("Patient")
+    assert len([path for path in server.paths() if "$export" in path]) == export.MOST_FAILURES
+
+
 @pytest.mark.parametrize("status", [404, 410])
 def test_an_export_that_has_expired_is_begun_anew_once(server, tick, status):
     server.polls = [(status, {}), (202, {})]

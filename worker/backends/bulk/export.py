@@ -30,6 +30,9 @@ log = get_logger()
 LONGEST_EXPORT = 24 * 3600.0
 """Seconds that a server may take; then the export is given up."""
 
+MOST_FAILURES = 10
+"""How often a server may fail to make an export, each time begun anew."""
+
 MOST_MANIFESTS = 1000
 """How many pages a manifest may have."""
 
@@ -203,7 +206,7 @@ class _Making:
         except Refused as error:
             if error.status not in _NO_SUCH_THING:
                 raise
-            what = f"begins no export: {error.detail.removeprefix(f'{self._caller.backend}: ')}"
+            what = f"begins no export: {_plain(error)}"
             raise Refused(self._caller.backend, f"{what}; see whether it offers $export at this level") from error
         log.info("export begun", backend=self._caller.backend)
         return status
@@ -228,9 +231,14 @@ class _Making:
         while waited < LONGEST_EXPORT:
             try:
                 found = self._caller(call, self._manifest_or_wait)
-            except ServerFault:  # as the guide has it, this is the export's end (a passing fault has a code of its own)
+            except (
+                ServerFault
+            ) as fault:  # as the guide has it, this is the export's end (a passing fault has a code of its own)
                 self._give_up()
-                raise
+                if self._progress.failed() < MOST_FAILURES:
+                    raise
+                what = f"has failed to make the export {MOST_FAILURES} times: {_plain(fault)}"
+                raise Refused(self._caller.backend, what) from fault
             if isinstance(found, Manifest):
                 return found
             pause = max(_FIRST_WAIT, found) if found is not None else backoff
@@ -256,7 +264,7 @@ class _Making:
         except ServerFault as fault:
             if fault.status is not None:
                 raise  # else it has come whole, and at each try the same: waiting will not make it better
-            raise Refused(self._caller.backend, fault.detail.removeprefix(f"{fault.backend}: ")) from fault
+            raise Refused(self._caller.backend, _plain(fault)) from fault
         except (Refused, Unauthorized) as error:
             if not file.public or error.status not in _SIGNED_AND_EXPIRED:
                 raise
@@ -274,6 +282,11 @@ class _Making:
             self._caller(Call("DELETE", self._progress.status, headers={"Accept": "application/fhir+json"}), whole)
         except BackendError as error:
             log.info("an export is left for the server to remove", backend=self._caller.backend, status=error.status)
+
+
+def _plain(error: BackendError) -> str:
+    """What it says, without the backend's name."""
+    return error.detail.removeprefix(f"{error.backend}: ")
 
 
 def _status_url(backend: str, response: requests.Response) -> str:

@@ -115,6 +115,12 @@ class Progress:
             shutil.rmtree(self._own, ignore_errors=True)
         self._look()
 
+    def failed(self) -> int:
+        """One more beginning has come to nothing, by the server's own word; how many have by now."""
+        count = len(list(self._folder.glob("failed-*"))) + 1
+        self._write(self._folder / f"failed-{count}", data=True)
+        return count
+
     def _write(self, place: Path, data: Any) -> None:
         files.write(place, exact_json.dumps(data), self._by)
 
