@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import threading
 from contextlib import ExitStack, suppress
@@ -410,6 +411,19 @@ def test_an_export_without_end_is_given_up(server, tick, monkeypatch):
         tick.rows("Patient")
     assert tick.waits == [1, 2, 4, 8, 16, 32, 60]
     assert server.paths("DELETE") == ["/status/1"]
+
+
+def test_an_export_without_end_is_given_up_however_often_the_worker_was_stopped_meanwhile(server, tick):
+    server.polls = [(202, {})] * 3
+    tick.stop_at = 1
+    with pytest.raises(Interrupted):
+        tick.rows("Patient")
+    (begun,) = tick.folder.rglob("status.json")
+    os.utime(begun, (0, 0))
+    tick.stop_at = 10**6
+    with pytest.raises(Refused, match="has not made the export"):
+        tick.rows("Patient")
+    assert len(tick.waits) == 1
 
 
 def test_a_server_that_does_not_wait_an_hour_for_a_poll_is_asked_within_it(server, tick):

@@ -226,26 +226,29 @@ class _Making:
         return manifest
 
     def _polled(self, url: str) -> Manifest:
-        waited, backoff = 0.0, _FIRST_WAIT
+        waited, backoff = self._progress.age, _FIRST_WAIT
         call = Call("GET", url, headers={"Accept": "application/json"})
-        while waited < LONGEST_EXPORT:
+        while True:
             try:
                 found = self._caller(call, self._manifest_or_wait)
-            except (
-                ServerFault
-            ) as fault:  # as the guide has it, this is the export's end (a passing fault has a code of its own)
-                self._give_up()
-                if self._progress.failed() < MOST_FAILURES:
-                    raise
-                what = f"has failed to make the export {MOST_FAILURES} times: {_plain(fault)}"
-                raise Refused(self._caller.backend, what) from fault
+            except ServerFault as fault:
+                raise self._failed(fault) from fault.__cause__
             if isinstance(found, Manifest):
                 return found
+            if waited >= LONGEST_EXPORT:
+                what = f"has not made the export within {LONGEST_EXPORT / 3600:.0f} hours"
+                raise Refused(self._caller.backend, what)
             pause = max(_FIRST_WAIT, found) if found is not None else backoff
             backoff = min(_LONGEST_WAIT, 2 * backoff)
             waited += pause
             self._caller.wait(pause)
-        raise Refused(self._caller.backend, f"has not made the export within {LONGEST_EXPORT / 3600:.0f} hours")
+
+    def _failed(self, fault: ServerFault) -> BackendError:
+        """As the guide has it, this is the export's end: a passing fault has a code of its own."""
+        self._give_up()
+        if self._progress.failed() < MOST_FAILURES:
+            return fault
+        return Refused(fault.backend, f"has failed to make the export {MOST_FAILURES} times: {_plain(fault)}")
 
     def _manifest_or_wait(self, backend: str, response: requests.Response) -> Manifest | float | None:
         if response.status_code == _ACCEPTED:

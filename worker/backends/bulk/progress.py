@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,11 @@ class Progress:
         files.durable_folder(self._folder / own)
         self._write(self._folder / _BEGUN, [url, own])
         self._look()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was begun, by whichever worker."""
+        return max(0.0, time.time() - (self._folder / _BEGUN).stat().st_mtime)
 
     @property
     def manifest(self) -> Manifest | None:
