@@ -22,8 +22,10 @@ An error's text is shown to people and kept in the ledger, so it never quotes a 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Self
 
 
 class WorkerError(Exception):
@@ -131,12 +133,30 @@ class Interrupted(BaseException):
     """What a job called came to no end, as the delivery is to be put back, for this ``reason``.
 
     It is no ``Exception``, as ``asyncio.CancelledError`` is none: a job that catches whatever may go wrong, and goes on
-    with something else, would make an outcome of it that does not count.
+    with something else, would make an outcome of it that does not count. For one that catches even this, see ``met``.
     """
+
+    def __new__(cls, *args: Any) -> Self:
+        """One that is the last that this thread has met."""
+        _here.met = found = super().__new__(cls, *args)
+        return found
 
     def __init__(self, reason: Paused) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+    @staticmethod
+    def met() -> Interrupted | None:
+        """The last one that was raised in this thread since this was asked, whatever has become of it."""
+        found, _here.met = _here.met, None
+        return found
+
+
+class _Here(threading.local):
+    met: Interrupted | None = None
+
+
+_here = _Here()
 
 
 class LostLease(Paused):

@@ -47,12 +47,10 @@ class Execution:
 
     def work(self, unit: Unit) -> list[Outcome]:
         """The outcomes of a unit."""
-        try:
+        with _interruptions():
             if isinstance(unit, Row):
                 return [self.row(unit)]
             return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
-        except Interrupted as interrupted:
-            raise interrupted.reason from None
 
     def source(self) -> Iterator[Mapping[str, Any]]:
         """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
@@ -66,10 +64,8 @@ class Execution:
             yield row
 
     def _of_source(self, step: Callable[[], T]) -> T:
-        try:
+        with _interruptions():
             return self._step_of_source(step)
-        except Interrupted as interrupted:
-            raise interrupted.reason from None
 
     def _step_of_source(self, step: Callable[[], T]) -> T:
         try:
@@ -140,6 +136,19 @@ class Execution:
                 return
             self._bugs.add(known)
         self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where)
+
+
+class _interruptions:  # noqa: N801 - reads like a function, and is spared a generator at each row
+    """Raise the reason of what the job has met inside the ``with``, be it that a bare ``except`` has caught it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        Interrupted.met()
+
+    def __exit__(self, *_: object) -> None:
+        if met := Interrupted.met():
+            raise met.reason from None
 
 
 _MEANWHILE = ", while it answers other calls"
