@@ -5,7 +5,7 @@ A large one hands its rows to the pool, as a file does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from worker import log
@@ -21,8 +21,9 @@ class Hands:
     def __init__(self, runner: Runner, pool: Pool, limits: Mapping[str, int | None], *, large: int, stop: Stop) -> None:
         self._runner = runner
         self._stop = stop
+        self.rested: Callable[[], None] = lambda: None
         self._lanes: dict[str, Lane[Opening]] = {
-            queue: pool.lane(self._run, limit=limit) for queue, limit in limits.items()
+            queue: pool.lane(self._run, rest=lambda: self.rested(), limit=limit) for queue, limit in limits.items()
         }
         self._large = ThreadPoolExecutor(large, thread_name_prefix="message")
         self._log = log.get_logger()
@@ -33,7 +34,11 @@ class Hands:
 
     def large(self, opening: Opening) -> None:
         """Run a message of many rows, perhaps, once there is a thread for it."""
-        self._large.submit(self._run, opening)
+        self._large.submit(self._run_alone, opening)
+
+    def _run_alone(self, opening: Opening) -> None:
+        self._run(opening)
+        self.rested()
 
     def _run(self, opening: Opening) -> None:
         try:

@@ -87,12 +87,14 @@ class _Stream(Generic[Item, Result]):
 class Lane(Generic[Item]):
     """Items that come one by one, for as long as the pool is open; what ``work`` makes of them is its own matter.
 
-    A thread works off one after the other, without looking up, for as long as they are quick. ``work`` must not raise.
+    A thread works off one after the other, without looking up, for as long as they are quick. ``rest`` is called after
+    the last of those, and after each one that is not quick. Neither of the two must raise.
     """
 
-    def __init__(self, pool: Pool, work: Callable[[Item], None], limit: int | None) -> None:
+    def __init__(self, pool: Pool, work: Callable[[Item], None], rest: Callable[[], None], limit: int | None) -> None:
         self._pool = pool
         self._work = work
+        self._rest = rest
         self._limit = limit
         self._todo: deque[Item] = deque()
         self._pace = 0.0  # seconds an item takes, a moving average
@@ -136,6 +138,8 @@ class Lane(Generic[Item]):
             now = time.perf_counter()
             done += 1
         self._pace += ((now - begun) / max(1, done) - self._pace) / 8
+        if done and not (self._todo and self.quick):
+            self._rest()
 
 
 class Pool:
@@ -186,9 +190,11 @@ class Pool:
         if stream.error:
             raise stream.error
 
-    def lane(self, work: Callable[[Item], None], *, limit: int | None = None) -> Lane[Item]:
+    def lane(
+        self, work: Callable[[Item], None], *, rest: Callable[[], None] = lambda: None, limit: int | None = None
+    ) -> Lane[Item]:
         """A way to hand in items one by one, ``limit`` of them worked on at once."""
-        lane = Lane(self, work, limit)
+        lane = Lane(self, work, rest, limit)
         with self._lock:
             self._streams.append(lane)
         return lane

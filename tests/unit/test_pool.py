@@ -406,3 +406,35 @@ def test_a_thread_of_the_pool_that_has_items_of_its_own_works_them_off_itself(op
     pool.lane(work).put([10])
     assert over.wait(SECONDS)
     assert results == [11, 12, 13]
+
+
+def test_a_lane_rests_after_the_last_of_its_quick_items(opened):
+    done, rests, rested = [], [], threading.Event()
+
+    def rest():
+        rests.append(len(done))
+        rested.set()
+
+    opened(1).lane(done.append, rest=rest).put(range(5))
+    assert rested.wait(SECONDS)
+    assert (done, rests) == (list(range(5)), [5])
+
+
+def test_a_lane_rests_after_each_item_that_takes_its_time(opened):
+    ends, rested = [], threading.Semaphore(0)
+    first, second = threading.Event(), threading.Event()
+
+    def work(item):
+        item.wait(SECONDS)
+        ends.append(item)
+
+    lane = opened(2).lane(work, rest=rested.release)
+    lane.put([first])
+    lane.put([second])
+    while lane.active < 2:
+        lane.put([])
+    second.set()
+    assert rested.acquire(timeout=SECONDS)
+    assert ends == [second]
+    first.set()
+    assert rested.acquire(timeout=SECONDS)

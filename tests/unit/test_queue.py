@@ -197,6 +197,21 @@ def test_a_rejected_and_a_skipped_row_are_told_apart(hire, act, told):
     assert worker.replies == [told]
 
 
+def test_what_there_is_no_room_for_is_claimed_when_a_run_has_ended(hire):
+    worker = hire(concurrency=2)
+    worker.hands.hold()
+    for name in "ab":
+        worker.ask({"n": name}, name)
+    worker.turn()
+    worker.ask({"n": "c"}, "c")
+    worker.turn()
+    assert worker.ledger.messages.counts() == {"running": 2}
+    worker.hands.go_on()
+    worker.turn(4)
+    assert worker.ledger.messages.counts() == {"done": 3}
+    assert [row["n"] for row in worker.ran] == ["a", "b", "c"]
+
+
 def test_a_redelivery_joins_the_run_and_only_the_living_one_is_answered(hire, twin):
     worker = hire()
     worker.hands.hold()

@@ -95,15 +95,25 @@ class Desk:
         self._thread.start()
 
     def put(self, messages: list[Message]) -> None:
-        """Take messages; from any thread."""
+        """Take messages; from any thread. Those that there is no room for wait for the talk that makes some."""
         self._arrived.extend(messages)
-        self._woken.set()
+        if self._has_room(messages):
+            self._woken.set()
+
+    def _has_room(self, messages: Iterable[Message]) -> bool:
+        """Whether any of them could begin now."""
+        return any(self._office.room(queue) > self._begun[queue] for queue in {message.queue for message in messages})
 
     def end(self, request: Request, note: Note, then: Callable[[], None]) -> None:
-        """Write down the end of a run, and go on with ``then`` once it is durable; from any thread."""
+        """Write down the end of a run, and go on with ``then`` once it is durable; from any thread.
+
+        That is at the next talk, which ``wake`` brings about: ends that come together are written down together.
+        """
         self._ended.append((request, note, then))
-        if not self._woken.is_set():
-            self._woken.set()
+
+    def wake(self) -> None:
+        """Talk now, if there is anything to talk about; from any thread."""
+        self._woken.set()
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something in a while; from any thread."""
@@ -171,8 +181,9 @@ class Desk:
         while self._arrived:
             message = self._arrived.popleft()
             self._safely(partial(self._meet, message), [message])
-        claims = self._next_claims()
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
+        claims = self._next_claims() if wanted else []
         try:
             if claims or ended:
                 self._talk(claims, ended)

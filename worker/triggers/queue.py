@@ -35,7 +35,9 @@ UNMOVED_SECONDS = TROUBLE_SECONDS + 2.0  # for how long it counts that a message
 
 
 class Hands(Protocol):
-    """Who runs openings; both return at once."""
+    """Who runs openings; both return at once. ``rested`` is called by a thread that has run what there was for it."""
+
+    rested: Callable[[], None]
 
     def small(self, queue: str, openings: Sequence[Opening]) -> None:
         """Each is one row."""
@@ -79,6 +81,7 @@ class Queue:
 
     def start(self) -> None:
         """Begin to take messages; the broker need not be there yet."""
+        self._hands.rested = self._desk.wake
         self._desk.start()
         self._last_arrival = self._clock()
         self._consumptions = {
