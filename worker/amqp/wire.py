@@ -94,8 +94,8 @@ class Channel:
 
     def _end(self, error: Exception) -> None:
         self.is_open = False
-        for those in (self._connection.takers, self._connection.confirmers):
-            those.pop(self._channel.channel_number, None)
+        self._take_no_more()
+        self._connection.confirmers.pop(self._channel.channel_number, None)
         failed, self._failed = self._failed, None
         (failed or self._closed)(error)
 
@@ -143,7 +143,7 @@ class Channel:
 
     def cancel(self) -> Step:
         """Take no more messages."""
-        self._connection.takers.pop(self._channel.channel_number, None)  # pika gives back what still comes
+        self._take_no_more()
         (tag,) = self._channel.consumer_tags
         return self._step(lambda done: self._channel.basic_cancel(tag, callback=done))
 
@@ -193,4 +193,9 @@ class Channel:
     def close(self) -> None:
         """Say goodbye to it; the broker requeues what is not settled."""
         if self._channel.is_open:
+            self._take_no_more()
             self._channel.close()
+
+    def _take_no_more(self) -> None:
+        """What still comes is for pika, which gives it back."""
+        self._connection.takers.pop(self._channel.channel_number, None)
