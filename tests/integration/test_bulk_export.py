@@ -1,6 +1,7 @@
 """Exports over real sockets, from servers that do well, that fail, and that lie."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -570,6 +571,22 @@ def test_a_file_that_may_have_broken_off_is_waited_for(server, tick, body):
     del server.answers[path]
     server.files[path] = whole
     assert tick.rows("Patient") == [ONE, TWO]
+
+
+def in_parts(body, size):
+    """Compressed as by who appends to a file, or as BGZF is."""
+    parts = [gzip.compress(body[at : at + size]) for at in range(0, len(body), size)]
+    return 200, {"Content-Type": "application/fhir+ndjson", "Content-Encoding": "gzip"}, b"".join(parts)
+
+
+def test_a_file_may_be_compressed_in_as_many_parts_as_it_is_large(server, tick):
+    many = [{**ONE, "id": str(number)} for number in range(10_000)]
+    path = server.made(*many)
+    server.answers[path] = in_parts(server.files[path], 2**11)
+    assert tick.rows("Patient") == many
+    server.answers[path] = in_parts(server.files[path], 100)
+    with pytest.raises(Unavailable):
+        tick.rows("Patient", since=TIME)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "identity"])

@@ -15,6 +15,7 @@ MOST_MEMBERS = 100
 _GZIP = 16 + zlib.MAX_WBITS
 _MAGIC = b"\x1f\x8b"
 _PIECE = 2**16
+_SMALL_MEMBER = 2**10
 _CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
@@ -61,7 +62,7 @@ def unfolding(pieces: Iterator[bytes], codings: str) -> Iterator[bytes]:
 
 def _inflating(pieces: Iterator[bytes], window: int) -> Iterator[bytes]:
     machine = zlib.decompressobj(window)
-    members = 1
+    members, size = 1, 0
     is_begun = False
     try:
         for piece in pieces:
@@ -69,9 +70,11 @@ def _inflating(pieces: Iterator[bytes], window: int) -> Iterator[bytes]:
             while left:
                 if machine.eof:  # a gzip file may go on with another (RFC 1952 section 2.2)
                     machine, members = zlib.decompressobj(window), members + 1
-                    if members > MOST_MEMBERS:
+                    if members > MOST_MEMBERS + size // _SMALL_MEMBER:  # large files are made of many
                         raise _trouble("the answer is compressed in too many parts")
-                yield machine.decompress(left, _PIECE)
+                more = machine.decompress(left, _PIECE)
+                size += len(more)
+                yield more
                 left = machine.unconsumed_tail or machine.unused_data
     except zlib.error as error:
         raise _trouble("the answer is not compressed as it says") from error
