@@ -251,6 +251,25 @@ def test_files_that_are_there_are_not_fetched_again(server, tick):
     assert server.paths("DELETE") == ["/status/1"]
 
 
+def test_what_somebody_has_tidied_up_is_exported_anew(server, tick):
+    server.made(ONE)
+    tick.rows("Patient")
+    (file,) = tick.folder.rglob("0.ndjson")
+    file.unlink()
+    assert tick.rows("Patient") == [ONE]
+    assert len([path for path in server.paths() if "$export" in path]) == 2
+
+
+def test_who_waited_for_another_ones_export_begins_none_when_the_worker_stops(server, tick):
+    server.polls = [(202, {})] * 10
+    tick.stop_at = 1
+    ehr = tick.ehr()
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            list(ehr.export("Patient"))
+    assert server.paths().count("/status/1") == 1
+
+
 def test_what_an_earlier_attempt_left_half_written_is_removed(server, tick):
     server.made(ONE)
     tick.rows("Patient")

@@ -173,8 +173,11 @@ class _Making:
 
     def make(self, *, again: bool = True) -> None:
         """Returns when all files are there; ``again``: one that the server has dropped is begun anew, once."""
-        if self._progress.is_over:
+        if self._progress.is_over and self._progress.is_whole:
             return
+        self._caller.wait(0)  # whoever waited for a turn may be the next to stop
+        if self._progress.is_over:  # and somebody has tidied up
+            self._progress.forget()
         try:
             self._go_on()
         except Refused as error:
