@@ -727,6 +727,16 @@ def test_many_rows_that_ask_the_same_get_one_export(server, tick):
     assert len([path for path in server.paths() if "$export" in path]) == 1
 
 
+def test_what_was_refused_to_one_row_is_not_asked_for_by_all_others(server, tick):
+    server.started = 404, {}
+    ehr = tick.ehr()
+    for _ in range(3):
+        with pytest.raises(Refused, match="begins no export") as refused:
+            list(ehr.export("Patient"))
+        assert refused.value.status is None
+    assert len(server.seen) == 1
+
+
 def test_a_server_is_not_asked_whether_it_still_answers_by_another_export(server, tick):
     server.made(ONE)
     backend = tick.backend()

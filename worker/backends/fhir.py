@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from worker import exact_json
 from worker.backends import bundles, models, repeats
 from worker.backends.answers import resource
-from worker.backends.bulk.export import Export
+from worker.backends.bulk.export import Export, Turn
 from worker.backends.bulk.question import Question, Wanted
 from worker.backends.bundles import Entry, EntryOutcome
 from worker.backends.by_id import ById, Learnt
@@ -225,7 +225,7 @@ class FhirSession:
         self._statement = statement
         self._folder = folder
         self._longest = longest
-        self._exporting = threading.Lock()
+        self._exporting = Turn()
 
     def at(self, key: RowKey) -> Fhir:
         """What the job sees while it works on one row."""

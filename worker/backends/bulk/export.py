@@ -19,7 +19,7 @@ from worker.backends.bulk.manifest import File, Manifest
 from worker.backends.bulk.progress import Progress
 from worker.backends.bulk.question import Question
 from worker.backends.calls import Call, Caller
-from worker.backends.lookups import GONE
+from worker.backends.lookups import GONE, own_copy
 from worker.backends.page import Resource
 from worker.errors import BackendError, DeliveryError, Interrupted, Paused, Refused, ServerFault, Unauthorized, sentence
 from worker.http_terms import origin_of
@@ -46,6 +46,14 @@ _REFERENCE = re.compile(r"(?:https?://[^?#]+/)?([A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,
 _FATAL = ("error", "fatal")
 
 
+class Turn:
+    """What all exports of a delivery share: one is made after the other, and one that was refused, not again."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.refused: dict[str, Refused] = {}
+
+
 class Export:
     """The resources of an export, as ``Fhir.export`` describes it: asked for only when read.
 
@@ -59,7 +67,7 @@ class Export:
         caller: Caller,
         question: Question,
         folder: Path | None,
-        turn: threading.Lock,
+        turn: Turn,
         *,
         longest: int,
         partial_ok: bool,
@@ -119,13 +127,23 @@ class Export:
         if self._done is None:
             if self._folder is None:
                 raise DeliveryError("an export takes longer than a message may: ask for it in a job with a schedule")
-            with self._turn, _kept_on_disk():  # one after the other: servers make few at a time
+            with self._turn.lock, _kept_on_disk():  # servers make few at a time
                 progress = Progress(self._folder / "exports" / f"{self._backend}-{self._question.key}")
                 progress.begin()
-                self._making(progress).make()
+                self._make(progress)
                 self._refuse_a_part(progress)
                 self._done = progress
         return self._done
+
+    def _make(self, progress: Progress) -> None:
+        refused = self._turn.refused
+        if error := refused.get(self._question.key):
+            raise own_copy(error)
+        try:
+            self._making(progress).make()
+        except Refused as error:
+            refused[self._question.key] = error
+            raise
 
     def _refuse_a_part(self, progress: Progress) -> None:
         said, failed = _told(progress)
