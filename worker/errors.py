@@ -114,7 +114,19 @@ class LeftAlone(Unavailable):
 
 
 class Refused(BackendError, Reject):
-    """The backend understood the request and said no; the row is rejected with its reason."""
+    """The backend understood the request and said no; the row is rejected with its reason.
+
+    ``named`` is the same in our own words alone, which quote nobody's record, for the log and the ledger.
+    """
+
+    def __init__(self, backend: str, detail: str, status: int | None = None, *, named: str = "") -> None:
+        super().__init__(backend, detail, status)
+        self.named = f"{backend}: {named or detail}"
+
+    def within(self, before: str, after: str = "") -> Refused:
+        """The same, with more words around it."""
+        detail, named = (said.removeprefix(f"{self.backend}: ") for said in (str(self), self.named))
+        return Refused(self.backend, f"{before}{detail}{after}", self.status, named=f"{before}{named}{after}")
 
 
 class Unauthorized(BackendError, DeliveryError):

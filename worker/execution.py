@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import DeliveryError, Interrupted, Reject, ServerFault, WorkerError
+from worker.errors import DeliveryError, Interrupted, Refused, Reject, ServerFault, WorkerError
 from worker.records import Chunk, Outcome, Row
 
 T = TypeVar("T")
@@ -71,7 +71,8 @@ class Execution:
         try:
             return step()
         except Reject as reject:  # there is no row that it could cost
-            raise DeliveryError(f"the job's source was refused: {reject.detail}") from reject
+            said = reject.named if isinstance(reject, Refused) else reject.detail
+            raise DeliveryError(f"the job's source was refused: {said}") from reject
         except ServerFault as fault:
             if not self._context.row_is_at_fault(fault):
                 raise

@@ -733,7 +733,7 @@ def test_what_was_refused_to_one_row_is_not_asked_for_by_all_others(server, tick
     for _ in range(3):
         with pytest.raises(Refused, match="begins no export") as refused:
             list(ehr.export("Patient"))
-        assert refused.value.status is None
+        assert refused.value.status == 404
     assert len(server.seen) == 1
 
 

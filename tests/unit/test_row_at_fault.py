@@ -179,3 +179,26 @@ def test_a_source_that_a_backend_broke_over_in_ten_attempts_fails_its_tick_if_ot
     setting.execution._job = asking
     with pytest.raises(kind, match="answered 500"):
         list(setting.execution.source())
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 413])
+@pytest.mark.parametrize(
+    "ask_for",
+    [
+        lambda ehr: ehr.resources("Patient").search(name="Novak"),
+        lambda ehr: [ehr.read("Patient", "1")],
+        lambda ehr: ehr.export("Patient"),
+    ],
+    ids=["search", "read", "export"],
+)
+def test_what_a_backend_says_in_its_own_words_to_a_source_is_not_kept_in_the_ledger_nor_logged(
+    tmp_path, status, ask_for
+):
+    issue = {"severity": "error", "code": "processing", "diagnostics": "Novak is odd"}
+    said = answer({"resourceType": "OperationOutcome", "issue": [issue]}, status=status)
+    made = delivery(job="look_up", folder=tmp_path / "3f9a1c2b")
+    context = DeliveryContext(made, {"ehr": opened_fhir(lambda _: said).backend}, State(dict, {}), threading.Event)
+    asking = job(schedule="0 2 * * *", source=lambda ctx: ask_for(ctx.fhir["ehr"]))(lambda row, ctx: {})
+    with pytest.raises(DeliveryError, match=f"was refused: ehr: .*answered {status} processing") as failed:
+        list(Execution(asking, context).source())
+    assert "Novak" not in str(failed.value)

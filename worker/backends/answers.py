@@ -47,14 +47,14 @@ def check(backend: str, response: requests.Response) -> None:
             backend, f"answered {_named(response)}", status, retry_after=wait
         )
     if status in _TOO_MUCH or "too-costly" in codes(issues):
-        raise TooCostly(backend, f"answered {_said(response)}", status)
+        raise TooCostly(backend, f"answered {_said(response)}", status, named=f"answered {_named(response)}")
     if status in (401, 403):
         raise Unauthorized(backend, f"answered {_named(response)}; check this backend's auth and its scopes", status)
     if codes(issues) & _TRANSIENT_ISSUES:
         raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
     if 300 <= status < 400:
         raise Refused(backend, f"answered {status}, a redirect that is not followed; correct the backend's url", status)
-    raise Refused(backend, f"answered {_said(response)}", status)
+    raise Refused(backend, f"answered {_said(response)}", status, named=f"answered {_named(response)}")
 
 
 def plain_json(backend: str, response: requests.Response) -> Any:
@@ -90,7 +90,7 @@ def outcome_error(backend: str, issues: list[dict[str, Any]], status: int) -> Ba
         return ServerFault(backend, named, status)
     if status in (401, 403):
         return Unauthorized(backend, named, status)
-    return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status)
+    return (TooCostly if "too-costly" in codes(issues) else Refused)(backend, text, status, named=named)
 
 
 def outcome_issues(parsed: Any) -> list[dict[str, Any]]:

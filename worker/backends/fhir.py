@@ -192,7 +192,7 @@ class Fhir:
             return written
         except Refused as error:
             if error.status == 412 or (error.status == 409 and "If-Match" in call.headers):
-                raise Refused(self._session.backend, f"{conflict}: {error}", error.status) from error
+                raise error.within(f"{conflict}: {error.backend}: ") from error
             if error.status in (400, 422):
                 self._session.refuse_another_version()
             raise

@@ -54,9 +54,8 @@ def _first(caller: Caller, type_: str, query: list[Parameter]) -> Page:
         if error.status not in _NOT_POSTED or not is_posted(query):
             raise
         if not is_harmless(query):
-            what = f"{error.detail.removeprefix(f'{caller.backend}: ')}; does it take searches by POST?"
-            hint = "This one may hold personal data, which must not stand in a URL"
-            raise Refused(caller.backend, f"{what} {hint}", error.status) from error
+            what = "; does it take searches by POST? This one may hold personal data, which must not stand in a URL"
+            raise error.within("", what) from error
     return caller(search_call(type_, query, posted=False), read_page)
 
 

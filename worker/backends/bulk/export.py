@@ -227,8 +227,7 @@ class _Making:
         except Refused as error:
             if error.status not in _NO_SUCH_THING:
                 raise
-            what = f"begins no export: {_plain(error)}"
-            raise Refused(self._caller.backend, f"{what}; see whether it offers $export at this level") from error
+            raise error.within("begins no export: ", "; see whether it offers $export at this level") from error
         log.info("export begun", backend=self._caller.backend)
         return status
 
