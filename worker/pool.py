@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about this time
 SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
+REST_SECONDS = 0.00025  # an item of a lane that takes longer is not worth waiting for the next one
 LANE_SECONDS = 0.005  # for how long a thread goes on with the items of a lane before it looks what else there is
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
@@ -135,11 +136,11 @@ class Lane(Generic[Item]):
             except IndexError:  # the end
                 break
             self._work(item)
-            now = time.perf_counter()
+            before, now = now, time.perf_counter()
             done += 1
+            if not self._todo or now - before > REST_SECONDS:
+                self._rest()
         self._pace += ((now - begun) / max(1, done) - self._pace) / 8
-        if done and not (self._todo and self.quick):
-            self._rest()
 
 
 class Pool:

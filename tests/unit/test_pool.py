@@ -1,4 +1,5 @@
 import threading
+import time
 from itertools import chain, count
 
 import pytest
@@ -421,20 +422,14 @@ def test_a_lane_rests_after_the_last_of_its_quick_items(opened):
 
 
 def test_a_lane_rests_after_each_item_that_takes_its_time(opened):
-    ends, rested = [], threading.Semaphore(0)
-    first, second = threading.Event(), threading.Event()
-
-    def work(item):
-        item.wait(SECONDS)
-        ends.append(item)
-
-    lane = opened(2).lane(work, rest=rested.release)
-    lane.put([first])
-    lane.put([second])
-    while lane.active < 2:
-        lane.put([])
-    second.set()
-    assert rested.acquire(timeout=SECONDS)
-    assert ends == [second]
+    rested, first, second = threading.Semaphore(0), threading.Event(), threading.Event()
+    lane = opened(1).lane(lambda item: item.wait(SECONDS), rest=rested.release)
+    lane.put([first, second])
+    while lane.waiting > 1:
+        time.sleep(0.001)
+    time.sleep(0.001)
     first.set()
+    assert rested.acquire(timeout=SECONDS)
+    assert not second.is_set()
+    second.set()
     assert rested.acquire(timeout=SECONDS)
