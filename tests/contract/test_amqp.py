@@ -1,8 +1,10 @@
 """What the broker's client promises beyond what ``test_broker.py`` asks of its twin too, against a real RabbitMQ."""
 
+import socket
 import struct
 import threading
 import time
+from contextlib import closing
 
 import pika
 import pytest
@@ -10,7 +12,7 @@ from contract.amqp import PATIENCE, Post, connected, inbox, settings
 from pika.adapters.select_connection import EPollPoller
 from structlog.testing import capture_logs
 
-from worker.amqp import QueueTopology, Sent, probe
+from worker.amqp import Broker, QueueTopology, Sent, probe
 from worker.errors import ConfigError, Unavailable
 
 
@@ -327,6 +329,16 @@ def test_a_broker_that_does_not_let_us_in_is_told_without_the_password(rabbitmq_
     with pytest.raises(Unavailable, match=what) as refused:
         probe(settings(rabbitmq_server.url(**given)))
     assert "hunter2" not in f"{refused.value}{logged}"
+
+
+def test_a_broker_that_takes_a_connection_and_says_nothing_holds_no_goodbye_up():
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent, capture_logs() as logs:
+        broker = Broker.of(settings(f"amqp://{silent.getsockname()[0]}:{silent.getsockname()[1]}"))
+        broker.start()
+        with closing(silent.accept()[0]) as asked:
+            assert asked.recv(8) == b"AMQP\0\0\x09\x01"
+            broker.close()
+    assert logs == []
 
 
 def test_the_next_node_is_tried_where_one_does_not_answer(broker_url, rabbitmq_server):

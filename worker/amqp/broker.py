@@ -139,6 +139,8 @@ class Broker:
             try:
                 self._loop.run()
             except Exception:  # noqa: BLE001 - a bug of the loop must not end the worker
+                if self._closing.is_set():  # pika fails an assertion where a connection is closed before it is open
+                    break
                 self._log.exception("broker loop failed")
                 self._closing.wait(self._backoff.wait())
                 for purpose in self._used:
