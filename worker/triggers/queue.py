@@ -7,7 +7,6 @@ broker gives the message again, and the ledger knows what there is left to do.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,22 +15,21 @@ from pathlib import Path
 from typing import Protocol
 
 from worker import exact_json, log
-from worker.amqp import Broker, Consumption, Message, Outgoing, Sent
+from worker.amqp import Broker, Consumption, Message
 from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, sentence
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
 from worker.stopping import Stop
 from worker.triggers import letters
-from worker.triggers.desk import TROUBLE_SECONDS, Desk
+from worker.triggers.answering import Answering
+from worker.triggers.desk import Desk
 from worker.triggers.nameless import Nameless
 from worker.triggers.requests import DEATHS, Consumed, Request
 
-UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 QUIET_SECONDS = 1.0  # without a message, after which the queues are taken for empty
-UNMOVED_SECONDS = TROUBLE_SECONDS + 2.0  # for how long it counts that a message could not be moved: it comes again
 
 
 class Hands(Protocol):
@@ -74,9 +72,15 @@ class Queue:
         self._desk = Desk(ledger, self, gone, stop, lease=lease, clock=clock)
         self._nameless = Nameless(lambda queue, sha256: ledger.left_behind(queue, sha256, gone))
         self._consumptions: dict[str, Consumption] = {}
-        self._unmoved = ("", clock())
+        self._answering = Answering(
+            broker,
+            restore_queues=lambda queue, then: self._consumptions[queue].restore(then),
+            acked=self._nameless.acked,
+            give_back_later=self._desk.give_back_later,
+            work=work,
+            clock=clock,
+        )
         self._last_arrival = clock()
-        self._publishing = _Count()
         self._log = log.get_logger()
 
     def start(self) -> None:
@@ -99,15 +103,14 @@ class Queue:
         state = self._broker.state
         if not state.up:
             return f"there is no connection to the broker ({state.reason}); {state.advice}"
-        why, since = self._unmoved
-        unmoved = why if self._clock() - since < UNMOVED_SECONDS else ""
-        return next((f"{queue}: {each.reason}" for queue, each in self._consumptions.items() if each.reason), unmoved)
+        reasons = (f"{queue}: {each.reason}" for queue, each in self._consumptions.items() if each.reason)
+        return next(reasons, self._answering.trouble)
 
     @property
     def quiet(self) -> bool:
         """Whether nothing is under way and nothing has come for a while."""
         since = self._clock() - self._last_arrival
-        return self._desk.idle and not self._publishing and since >= QUIET_SECONDS and not self.trouble
+        return self._desk.idle and self._answering.idle and since >= QUIET_SECONDS and not self.trouble
 
     def stop(self) -> None:
         """Take no more, finish what was begun, and give back the rest.
@@ -119,7 +122,7 @@ class Queue:
         self._wait_until(lambda: all(each.is_idle for each in self._consumptions.values()), GRACE_SECONDS)
         self._desk.drain()
         self._wait_until(lambda: not self._desk.at_work, inf)
-        self._wait_until(lambda: self._desk.settled and not self._publishing, GRACE_SECONDS)
+        self._wait_until(lambda: self._desk.settled and self._answering.idle, GRACE_SECONDS)
         for message in self._desk.close():
             message.give_back()
 
@@ -133,7 +136,7 @@ class Queue:
         consumed = self._consumed[message.queue]
         request = Request.of(consumed, message)
         if fault := request.fault():
-            self._bury(request, message, fault, fault.detail)
+            self._answering.bury(request, message, fault, fault.detail)
             return None
         if not message.message_id:
             try:
@@ -142,7 +145,7 @@ class Queue:
                 self._desk.give_back_later([message])
                 return None
         if consumed.again.is_early(message):
-            self._send_then_ack(request, message, consumed.again.turn(message, request.key))
+            self._answering.send_then_ack(request, message, consumed.again.turn(message, request.key))
             return None
         return request
 
@@ -206,13 +209,13 @@ class Queue:
     def _finish(self, request: Request, delivery: Delivery | None) -> None:
         reply = delivery.reply if delivery else None
         note = request.note(delivery, end="done", reply=_packed(reply) if reply else b"")
-        self._desk.end(request, note, partial(self._answer, request, reply))
+        self._desk.end(request, note, partial(self._answering.answer, request, reply))
 
     def _fail(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
         self._log.error("message failed", error=type(error).__name__, reason=detail, delivery=request.delivery)
         note = request.note(delivery, end="failed", error=type(error).__name__, detail=detail)
-        self._desk.end(request, note, partial(self._bury_all, request, error, detail))
+        self._desk.end(request, note, partial(self._answering.bury_all, request, error, detail))
 
     def _try_again(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
@@ -221,7 +224,9 @@ class Queue:
 
         def send() -> None:
             for message in request.messages:
-                self._send_then_ack(request, message, request.consumed.again.after(message, request.key, error))
+                self._answering.send_then_ack(
+                    request, message, request.consumed.again.after(message, request.key, error)
+                )
 
         self._desk.end(request, note, send)
 
@@ -229,10 +234,10 @@ class Queue:
         """Answer what is not to be run: it was done or failed, or is a conflict."""
         request.has_folder = not self._is_small(request)
         if standing.verdict == "done":
-            self._answer(request, _unpacked(standing.reply) if standing.reply else None)
+            self._answering.answer(request, _unpacked(standing.reply) if standing.reply else None)
         elif standing.verdict == "failed":
             error = type(standing.error, (DeliveryError,), {})()  # its name is what the dead letter tells
-            self._bury_all(request, error, standing.detail)
+            self._answering.bury_all(request, error, standing.detail)
         else:
             for message in request.messages:
                 self.clash(message)
@@ -240,127 +245,17 @@ class Queue:
     def clash(self, message: Message) -> None:
         """Answer a message with the id of another one, and another body."""
         error = letters.Conflict("its message_id came before, with another body; give each request an id of its own")
-        self._bury(Request.of(self._consumed[message.queue], message), message, error, error.detail)
+        self._answering.bury(Request.of(self._consumed[message.queue], message), message, error, error.detail)
 
     def nudge(self) -> None:
         """See that none waits behind another for long."""
         for queue in self._consumed:
             self._hands.small(queue, [])
 
-    def _answer(self, request: Request, reply: Reply | None) -> None:
-        if request.has_folder:
-            request.clear(self._work)
-        for message in request.messages:
-            targets = [to for to in dict.fromkeys((message.reply_to, request.consumed.job.reply_queue)) if to]
-            if reply and targets:
-                self._reply(request, message, reply, targets)
-            else:
-                self._ack(request, message)
-
-    def _reply(
-        self, request: Request, message: Message, reply: Reply, targets: list[str], *, restored: bool = False
-    ) -> None:
-        def answered(sent: Sent) -> None:
-            if sent is Sent.CONFIRMED:
-                self._ack(request, message)
-            elif sent is Sent.RETURNED and not restored and targets[0] == request.consumed.topology.reply_queue:
-                self._restore(request, lambda: self._reply(request, message, reply, targets, restored=True))
-            elif sent is Sent.RETURNED and targets[1:]:
-                self._reply(request, message, reply, targets[1:])
-            elif sent is not Sent.UNKNOWN:
-                self._not_answered(request, message, sent)
-
-        try:
-            self._publish(letters.reply(message, reply, targets[0], request.reply_id), answered)
-        except DeliveryError as error:
-            self._bury(request, message, error, error.detail)
-
-    def _not_answered(self, request: Request, message: Message, sent: Sent) -> None:
-        times = letters.header(message, letters.UNROUTABLE) + 1
-        if sent is Sent.RETURNED and times >= UNROUTABLE_TIMES:
-            error = letters.Unroutable("no queue takes its reply; make the queue that it asks for, or set reply_queue")
-            self._bury(request, message, error, error.detail)
-            return
-        self._log.warning("reply not taken", queue=message.queue, delivery=request.delivery, reason=sent.value)
-        counted = times if sent is Sent.RETURNED else times - 1  # a full queue is an outage: no reason to give up
-        self._send_then_ack(request, message, request.consumed.again.unroutable(message, request.key, max(counted, 1)))
-
-    def _bury_all(self, request: Request, error: Exception, detail: str) -> None:
-        if request.has_folder:
-            request.clear(self._work)
-        for message in request.messages:
-            self._bury(request, message, error, detail)
-
-    def _bury(self, request: Request, message: Message, error: Exception, detail: str) -> None:
-        facts = {"job": request.consumed.job.name, "delivery": request.delivery}
-        self._log.warning("dead letter", queue=message.queue, error=type(error).__name__, reason=detail, **facts)
-        self._send_then_ack(request, message, letters.dead(message, request.key, error, detail, **facts))
-
-    def _send_then_ack(self, request: Request, message: Message, outgoing: Outgoing, *, restored: bool = False) -> None:
-        def sent(how: Sent) -> None:
-            if how is Sent.CONFIRMED:
-                self._ack(request, message)
-            elif how is Sent.RETURNED and not restored:
-                self._restore(request, lambda: self._send_then_ack(request, message, outgoing, restored=True))
-            elif how is not Sent.UNKNOWN:
-                self._leave(message, _unmoved(outgoing.routing_key, how))
-
-        try:
-            self._publish(outgoing, sent)
-        except DeliveryError:
-            self._publish(letters.without_senders_headers(outgoing), sent)
-
-    def _restore(self, request: Request, then: Callable[[], None]) -> None:
-        """Send again to a queue of the worker's own that has gone, once it is declared again."""
-        if request.consumed.topology.passive:
-            then()
-            return
-        self._publishing.up()
-
-        def restored() -> None:
-            try:
-                then()
-            finally:
-                self._publishing.down()
-
-        self._consumptions[request.message.queue].restore(restored)
-
-    def _leave(self, message: Message, why: str) -> None:
-        """Leave a message in its queue for a while."""
-        self._log.error("message not moved", queue=message.queue, reason=why)
-        self._unmoved = (f"{message.queue}: {why}", self._clock())
-        self._desk.give_back_later([message])
-
-    def _ack(self, request: Request, message: Message) -> None:
-        if not message.message_id:
-            self._nameless.acked(request, message)
-        message.ack()
-
-    def _publish(self, outgoing: Outgoing, done: Callable[[Sent], None]) -> None:
-        self._publishing.up()
-
-        def counted(sent: Sent) -> None:
-            try:
-                done(sent)
-            finally:
-                self._publishing.down()
-
-        try:
-            self._broker.publish(outgoing, counted)
-        except DeliveryError:
-            self._publishing.down()
-            raise
-
 
 def _give_back(request: Request) -> None:
     for message in request.messages:
         message.give_back()
-
-
-def _unmoved(to: str, how: Sent) -> str:
-    if how is Sent.RETURNED:
-        return f"there is no queue {to}, which its message has to go to; declare it"
-    return f"the queue {to} takes no message; make room in it, or raise its limit"
 
 
 def _packed(reply: Reply) -> bytes:
@@ -372,22 +267,3 @@ def _unpacked(data: bytes) -> Reply:
     head, _, body = data.partition(b"\n")
     kind, content_type, headers = exact_json.loads(head)
     return Reply(kind, content_type, body, headers)
-
-
-class _Count:
-    """How many are under way; thread-safe."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._lock = threading.Lock()
-
-    def up(self) -> None:
-        with self._lock:
-            self._number += 1
-
-    def down(self) -> None:
-        with self._lock:
-            self._number -= 1
-
-    def __bool__(self) -> bool:
-        return self._number > 0
