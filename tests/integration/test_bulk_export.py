@@ -536,7 +536,10 @@ def test_a_file_that_is_forbidden_is_a_matter_of_the_auth(server, tick):
     [
         ({"transactionTime": None}, "without a transactionTime"),
         ({"transactionTime": "2026-11-27T02:00:00"}, "without a transactionTime"),
-        ({"output": {}}, None),
+        ({"output": []}, None),
+        ({"output": None}, "without a list of output"),
+        ({"output": {}}, "without a list of output"),
+        ({"deleted": {}}, "without a list of deleted"),
         ({"output": "x"}, "without a list of output"),
         ({"output": [{"type": "Patient"}]}, "without an http URL"),
         ({"output": [{"type": "Patient", "url": "file:///etc/passwd"}]}, "without an http URL"),

@@ -34,7 +34,7 @@ class BulkServer(ThreadingHTTPServer):
         path = f"/files/{len(self.files)}"
         self.files[path] = b"".join(json.dumps(each).encode() + b"\n" for each in resources)
         item = {"type": type_, "url": self.url + path, "count": len(resources)}
-        self.manifest = {"transactionTime": TIME, "requiresAccessToken": True, **self.manifest}
+        self.manifest = {"transactionTime": TIME, "requiresAccessToken": True, "output": [], **self.manifest}
         self.manifest.setdefault(kind, []).append({**item, **more})
         return path
 

@@ -128,7 +128,9 @@ class _Reader:
         raise self._wrong("an http URL for each file and link")
 
     def _list(self, name: str) -> list[dict[str, Any]]:
-        given = self._given.get(name) or []
+        given = self._given.get(name)
+        if given is None and name != "output":  # an export of nothing says so
+            return []
         if isinstance(given, list) and all(isinstance(each, dict) for each in given):
             return given
         raise self._wrong(f"a list of {name}")
