@@ -110,6 +110,7 @@ def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = N
     that does not answer, or a thread that a job has started.
     """
     asked_at: float | None = None
+    ours = os.getpid()
 
     def begin() -> None:
         stop.set()
@@ -120,12 +121,13 @@ def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = N
 
     def handle(number: int, _frame: object) -> None:
         nonlocal asked_at
-        if asked_at is None:
+        if os.getpid() != ours:  # a process that a job has forked, which whoever ends it waits for
+            _end(number)
+        elif asked_at is None:
             asked_at = time.monotonic()
             threading.Thread(target=begin, name="stop", daemon=True).start()
         elif time.monotonic() - asked_at > ONE_WISH_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            _end(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -133,6 +135,11 @@ def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 @contextmanager

@@ -1,9 +1,12 @@
+import multiprocessing
+import signal
 import sys
 import threading
+import time
 
 import pytest
 
-from worker.stopping import Grace, Stop
+from worker.stopping import Grace, Stop, stopped_by_signals
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -46,3 +49,16 @@ def test_what_ends_in_time_is_not_cut_off(stop):
     grace.close()
     assert not cut_off.wait(0.2)
     assert not stop.late.is_set()
+
+
+def test_a_process_that_a_job_has_forked_ends_at_once_when_it_is_told_to(stop):
+    """As multiprocessing does it with the processes of a pool, and waits for them."""
+    with stopped_by_signals(stop):
+        ours, its = multiprocessing.Pipe()
+        child = multiprocessing.get_context("fork").Process(target=lambda: (its.send(""), time.sleep(2)))
+        child.start()
+        assert ours.poll(SECONDS)
+        child.terminate()
+        child.join(SECONDS)
+    assert child.exitcode == -signal.SIGTERM
+    assert not stop.is_set()
