@@ -1,11 +1,11 @@
 """What can be seen from outside of a worker's broker."""
 
 import json
-import socket
 
 import pytest
 from orders import wait_for
 from prepared import longshore
+from servers.programs import free_ports
 
 JOBS = """
 from worker import job
@@ -18,9 +18,8 @@ def answer(row, ctx):
 
 @pytest.fixture
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    (port,) = free_ports(1)
+    return port
 
 
 def project(folder, url):

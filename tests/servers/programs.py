@@ -3,8 +3,10 @@
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +23,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "long
 START_SECONDS = 240
 STOP_SECONDS = 30
 LOG_TAIL = 2000
+LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _libc = ctypes.CDLL(None)
@@ -60,11 +63,23 @@ def run(*command, cwd=None, env=None):
 
 
 def free_ports(count):
+    """Ports that nobody has, below those that the system lends to connections.
+
+    A server that is stopped and started again would else find one of its ports in use by somebody's connection.
+    """
+    below = int(LENT_PORTS.read_text().split()[0])
     with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        candidates = (random.randrange(below // 2, below) for _ in itertools.count())
+        found = (port for port in candidates if _bound(port, opened))
+        return list(itertools.islice(found, count))
+
+
+def _bound(port, opened):
+    try:
+        opened.enter_context(socket.socket()).bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

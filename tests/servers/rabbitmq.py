@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,7 @@ class RabbitMQ:
         self._programs = _programs()
         self._numbers = itertools.count(1)
         self._server = None
+        self._speaks_tls = bool(tls)
         self._vhosts = []
         self.vhost = "/"  # the one that was made last
         self._log = folder / "log.txt"
@@ -189,8 +191,11 @@ class RabbitMQ:
             time.sleep(0.1)
 
     def _answers(self):
+        """It opens the port for TLS after the other one, and ends where it cannot."""
         try:
             self.connect().close()
+            if self._speaks_tls:
+                socket.create_connection(("127.0.0.1", self.tls_port)).close()
         except (AMQPError, OSError):
             return False
         return True
