@@ -1,5 +1,15 @@
-"""``python -m worker`` is ``longshore``."""
+"""``longshore``, which is ``python -m worker``, too."""
 
-from worker.cli import main
+from worker.held import hold
 
-main()
+
+def main() -> None:
+    """The command; what it imports comes after the first line of this."""
+    hold()
+    from worker.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ from worker.commands.inquiries import call, check, jobs, retry, show, status, to
 from worker.commands.keys import keys
 from worker.commands.publish import publish
 from worker.errors import ConfigError, Damaged, WorkerError, sentence
+from worker.held import release
 
 if TYPE_CHECKING:
     from worker.app import App
@@ -76,6 +77,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def everywhere(
+    context: typer.Context,
     config: Annotated[  # noqa: ARG001 - see arguments._or_before
         Path | None, typer.Option("--config", metavar="PATH", envvar="LONGSHORE_CONFIG", help=CONFIG)
     ] = None,
@@ -87,6 +89,8 @@ def everywhere(
     """What may stand before every command."""
     from worker import log
 
+    if context.invoked_subcommand != "run":  # whose signals wait until it has said what they do
+        release()
     log.configure("warning", stream=sys.stderr)
 
 
@@ -168,11 +172,14 @@ def run(
 ) -> None:
     """The worker: watches the inbox until SIGTERM or Ctrl-C, then finishes the rows under way."""
     from worker.commands import screens
+    from worker.stopping import ended_by_signals
 
+    cut_off = FAILED if once else 0
+    ended_by_signals(cut_off)
     project = load_project(config)
     with (
         screens.Bars(shown=once and _is_watched(json)) as bars,
-        _worker(project, bars, json=json, cut_off=FAILED if once else 0) as worker,
+        _worker(project, bars, json=json, cut_off=cut_off) as worker,
     ):
         if not once:
             worker.run()

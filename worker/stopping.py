@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from weakref import WeakSet
 
 from worker import log
+from worker.held import release
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 ONE_WISH_SECONDS = 1.0  # supervisors signal a process and its group, so one wish may arrive twice
 LOOK_SECONDS = 0.5
 SAY_SECONDS = 0.3  # that the log has to take a line
@@ -102,6 +104,13 @@ def _say(level: str, event: str, **facts: object) -> None:
     saying.join(SAY_SECONDS)
 
 
+def ended_by_signals(code: int) -> None:
+    """End the process at once, with that exit ``code``: nothing is begun yet, so that there is nothing to finish."""
+    for number in STOPPING:
+        signal.signal(number, lambda _number, _frame: os._exit(code))
+    release(*STOPPING)
+
+
 @contextmanager
 def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = None, code: int = 0) -> Iterator[None]:
     """Set ``stop`` at the first signal; only from the main thread.
@@ -129,7 +138,7 @@ def stopped_by_signals(stop: threading.Event, *, at_the_latest: float | None = N
         elif time.monotonic() - asked_at > ONE_WISH_SECONDS:
             _end(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield
     finally:
@@ -148,6 +157,7 @@ def reloaded_by_signals(reload: Callable[[], None]) -> Iterator[None]:
     before = signal.signal(
         signal.SIGHUP, lambda _number, _frame: threading.Thread(target=reload, name="reload").start()
     )
+    release(signal.SIGHUP)
     try:
         yield
     finally:
