@@ -15,6 +15,7 @@
         Stopping                     the worker is shutting down
         LostLease                    another worker owns the delivery now: hands off
         Damaged                      the ledger is broken: a person has to move it away; exit 2
+    NoResult                         what a job returned is none: a bug of the job, which costs its row
     Interrupted                      what a job's call ends with where the delivery is ``Paused``; no ``Exception``
 
 An error's text is shown to people and kept in the ledger, so it never quotes a record's values, a token or a secret.
@@ -139,6 +140,10 @@ class Paused(WorkerError):
 
 class Stopping(Paused):
     """The worker is shutting down; the rest of the delivery is for the next start."""
+
+
+class NoResult(TypeError):
+    """What a job returned cannot be written down. A bug like any other, but for its text, which names types only."""
 
 
 class Interrupted(BaseException):

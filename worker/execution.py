@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +13,12 @@ from pydantic import BaseModel
 from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
-from worker.errors import DeliveryError, Interrupted, Refused, Reject, ServerFault, WorkerError
+from worker.errors import DeliveryError, Interrupted, NoResult, Refused, Reject, ServerFault, WorkerError
 from worker.records import Chunk, Outcome, Row
 
 T = TypeVar("T")
 
-# What a job may raise by mistake, even to exit. A test's own exceptions (pytest's are no Exception) go through.
-_BUGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+Bugs = tuple[type[BaseException], ...]
 
 Unit = Row | Outcome | Chunk
 """What a thread works on: a row, one that could not be read and so is an outcome already, or a chunk as a frame."""
@@ -28,11 +28,14 @@ class Execution:
     """One job over the rows of one delivery; called from many threads.
 
     Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``, also in
-    place of the ``Interrupted`` that only a job gets to see.
+    place of the ``Interrupted`` that only a job gets to see. Anything else that it raises is a bug, if it is of
+    ``bugs``: asyncio's cancellation is no ``Exception``, nor is a panic of a library written in Rust.
     """
 
-    def __init__(self, job: Job[..., Any], context: DeliveryContext) -> None:
+    def __init__(self, job: Job[..., Any], context: DeliveryContext, *, bugs: Bugs = (BaseException,)) -> None:
         self._job = job
+        self._process = os.getpid()
+        self._kinds_of_bugs = bugs
         self._columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
         self._context = context
         self._bugs: set[str] = set()
@@ -65,7 +68,7 @@ class Execution:
 
     def _of_source(self, step: Callable[[], T]) -> T:
         with _interruptions():
-            return self._step_of_source(step)
+            return self._step_of_source(lambda: self._call(step))
 
     def _step_of_source(self, step: Callable[[], T]) -> T:
         try:
@@ -78,9 +81,9 @@ class Execution:
                 raise
             what = f"{fault.detail}, and that in {MOST_FAULTS} attempts{_MEANWHILE}"
             raise DeliveryError(f"the job's source breaks its backend: {what}") from fault
-        except WorkerError:
+        except (WorkerError, Interrupted):
             raise
-        except _BUGS as bug:
+        except self._kinds_of_bugs as bug:
             self._log_bug(bug, 0)
             raise DeliveryError(
                 f"the job's source has a bug ({type(bug).__name__}); the worker's log says where"
@@ -89,7 +92,7 @@ class Execution:
     def row(self, row: Row) -> Outcome:
         """Run the job on a row."""
         try:
-            returned = self._job.function(self._job.bind(row), self._context.at(row.line))
+            returned = self._call(self._job.function, self._job.bind(row), self._context.at(row.line))
             return Outcome(row.index, row.line, self._encode(returned), row=row)
         except Reject as reject:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
@@ -98,45 +101,57 @@ class Execution:
                 return _rejected(row, type(fault).__name__, f"{fault}, and that in {MOST_FAULTS} attempts{_MEANWHILE}")
             fault.line = row.line
             raise
-        except WorkerError:
+        except (WorkerError, Interrupted):
             raise
-        except _BUGS as bug:  # it costs its row only
-            self._log_bug(bug, row.line)
-            return Outcome(row.index, row.line, error=type(bug).__name__, detail=_BUG, row=row)
+        except self._kinds_of_bugs as bug:  # it costs its row only
+            return _rejected(row, type(bug).__name__, self._log_bug(bug, row.line))
 
     def chunk(self, chunk: Chunk) -> list[Outcome]:
         """Run a ``frame=True`` job on a chunk; a rejection or a bug rejects all of its rows."""
         if not chunk.rows:
             return []
         try:
-            returned = self._job.function(chunk.frame(), self._context.at(chunk.rows[0].line))
+            returned = self._call(self._job.function, chunk.frame(), self._context.at(chunk.rows[0].line))
             results: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
             for line, result in tables.frame_rows(returned, {row.line for row in chunk.rows}):
                 results[line].append(result)
             return [Outcome(row.index, row.line, _encode(results[row.line]), row=row) for row in chunk.rows]
         except Reject as reject:
             return [_rejected(row, type(reject).__name__, reject.detail) for row in chunk.rows]
-        except WorkerError:
+        except (WorkerError, Interrupted):
             raise
-        except _BUGS as bug:  # it costs its chunk only
-            self._log_bug(bug, chunk.rows[0].line)
-            return [_rejected(row, type(bug).__name__, _BUG) for row in chunk.rows]
+        except self._kinds_of_bugs as bug:  # it costs its chunk only
+            detail = self._log_bug(bug, chunk.rows[0].line)
+            return [_rejected(row, type(bug).__name__, detail) for row in chunk.rows]
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function of the job's gives. A process that it has forked ends here: its rows are the worker's."""
+        try:
+            returned = function(*arguments)
+        except BaseException as raised:
+            if os.getpid() != self._process:
+                os._exit(_exit_code(raised))
+            raise
+        if os.getpid() != self._process:
+            os._exit(0)
+        return returned
 
     def _encode(self, returned: Any) -> bytes:
         if self._columns is None:
             return _encode(returned)
         columns = self._columns.items()
         results = _results(returned)
-        return exact_json.dumps([{name: value(result) for name, value in columns} for result in results])
+        return _dumps([{name: value(result) for name, value in columns} for result in results])
 
-    def _log_bug(self, bug: BaseException, line: int) -> None:
-        """Once for each place in the code: a bug that every row meets is still one bug."""
-        where = log.location(bug)
+    def _log_bug(self, bug: BaseException, line: int) -> str:
+        """Log it, once for each place in the code, as one that every row meets is still one bug; say what is known."""
+        where, said = log.location(bug), {"reason": str(bug)} if isinstance(bug, NoResult) else {}
         with self._lock:
-            if (known := f"{type(bug).__name__} {where}") in self._bugs:
-                return
+            new = (known := f"{type(bug).__name__} {where} {said}") not in self._bugs
             self._bugs.add(known)
-        self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where)
+        if new:
+            self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where, **said)
+        return f"the job has a bug: {bug}" if said else _BUG
 
 
 class _interruptions:  # noqa: N801 - reads like a function, and is spared a generator at each row
@@ -161,8 +176,15 @@ def _rejected(row: Row, error: str, detail: str) -> Outcome:
 
 
 def _encode(returned: Any) -> bytes:
-    """A job's return value as a JSON array of objects; raises ``TypeError``, a bug, for what is neither."""
-    return exact_json.dumps([returned] if type(returned) is dict else _results(returned))
+    """A job's return value as a JSON array of objects; raises ``NoResult``, a bug, for what is neither."""
+    return _dumps([returned] if type(returned) is dict else _results(returned))
+
+
+def _dumps(results: Sequence[Any]) -> bytes:
+    try:
+        return exact_json.dumps(results)
+    except TypeError as unfit:  # which names types, and no values
+        raise NoResult(f"its result cannot be written as JSON ({unfit})") from unfit
 
 
 def _results(returned: Any) -> Sequence[Any]:
@@ -170,5 +192,13 @@ def _results(returned: Any) -> Sequence[Any]:
         return []
     results = [returned] if isinstance(returned, Mapping | BaseModel) else returned
     if not isinstance(results, list | tuple) or not all(isinstance(each, Mapping | BaseModel) for each in results):
-        raise TypeError(f"a job returns a mapping, a list of mappings, or None, not a {type(returned).__name__}")
+        kind = type(returned).__name__
+        raise NoResult(f"it returned what is no result ({kind}); let it return a mapping, a list of mappings, or None")
     return results
+
+
+def _exit_code(raised: BaseException) -> int:
+    """What Python makes of it where a program ends by it."""
+    if not isinstance(raised, SystemExit):
+        return 1
+    return 0 if raised.code is None else raised.code if isinstance(raised.code, int) else 1

@@ -57,6 +57,10 @@ class Run:
         return sum(outcome.results == b"[]" and not outcome.error for outcome in self.outcomes)
 
 
+# pytest's own exceptions, which are no Exception, go through.
+_BUGS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
 def run_job(
     job: Job[..., Any],
     rows: Rows | None = None,
@@ -74,7 +78,7 @@ def run_job(
     name, data, reading = _file([] if rows is None else rows, job)
     delivery = _delivery(name, data, job.name, trigger="schedule" if rows is None else "inbox")
     shared = _shared(delivery, rest or {}, fhir or {}, state or {})
-    execution = Execution(job, shared)
+    execution = Execution(job, shared, bugs=_BUGS)
     outcomes: list[Outcome] = []
     for chunk in [_asked(execution)] if rows is None else delivery.read(reading):
         done = map(execution.work, execution.units(chunk, lambda _: False))

@@ -1,4 +1,7 @@
+import asyncio
 import json
+import os
+import sys
 import threading
 from datetime import date
 from decimal import Decimal
@@ -142,6 +145,8 @@ BUGS = [
     GeneratorExit("007"),
     RecursionError("007"),
     OSError("007"),
+    asyncio.CancelledError("007"),
+    BaseException("007"),
 ]
 
 
@@ -163,11 +168,55 @@ def test_a_bug_costs_its_row_and_is_logged_without_its_message(bug, capture_log)
     assert "007" not in str(event)
 
 
-@pytest.mark.parametrize("returned", ["text", 7, [1], [{"a": 1}, None], {"a": object()}, {"a": {1, "b"}}, b"bytes"])
-def test_what_is_no_result_is_a_bug(returned, capture_log):
+NO_RESULT = "it returned what is no result ({}); let it return a mapping, a list of mappings, or None"
+NO_JSON = "its result cannot be written as JSON (Type is not JSON serializable: {})"
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("007", NO_RESULT.format("str")),
+        (7, NO_RESULT.format("int")),
+        (b"007", NO_RESULT.format("bytes")),
+        ([1], NO_RESULT.format("list")),
+        ([{"a": 1}, None], NO_RESULT.format("list")),
+        (({"a": n} for n in "007"), NO_RESULT.format("generator")),
+        ({"a": object()}, NO_JSON.format("object")),
+        ({"a": {1, "007"}}, NO_JSON.format("set")),
+    ],
+)
+def test_what_is_no_result_is_a_bug_that_says_what_it_is(returned, why, capture_log):
     outcome = outcome_of(lambda row, ctx: returned)
-    assert (outcome.error, outcome.results) == ("TypeError", b"[]")
-    assert len(capture_log) == 1
+    assert (outcome.error, outcome.results) == ("NoResult", b"[]")
+    assert outcome.detail == f"the job has a bug: {why}"
+    (event,) = capture_log
+    assert event["reason"] == why
+    assert "007" not in str(event)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(lambda: {"id": "twice"}, 0), (lambda: sys.exit(3), 3), (lambda: sys.exit("why"), 1), (sys.exit, 0)],
+)
+@pytest.mark.parametrize("run", [outcome_of, frames])
+def test_a_process_that_a_job_forks_ends_where_the_job_does(run, end, code):
+    """Else it would go on with the worker's rows, and hold the worker's lock when that is gone."""
+    ours = os.getpid()
+    codes = []
+
+    def forks(row, ctx):
+        child = os.fork()
+        if not child:
+            return end()
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        raise Reject("as the parent")
+
+    try:
+        run(forks)
+    finally:
+        if os.getpid() != ours:
+            os._exit(77)
+    assert codes == [code]
 
 
 def test_a_bug_that_every_row_meets_is_logged_once(capture_log):
