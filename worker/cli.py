@@ -26,6 +26,7 @@ from worker.commands.arguments import (
     check_name,
     load_project,
     misused,
+    prints_aside,
     short,
 )
 from worker.commands.inquiries import call, check, jobs, retry, show, status, token, verify
@@ -178,6 +179,7 @@ def run(
     ended_by_signals(cut_off)
     project = load_project(config)
     with (
+        prints_aside(),
         screens.Bars(shown=once and _is_watched(json)) as bars,
         _worker(project, bars, json=json, cut_off=cut_off) as worker,
     ):
@@ -204,7 +206,7 @@ def process(
     _check_files(files)
     if job:
         check_name("--job", job, project.jobs)
-    with screens.Roll(shown=_is_watched(json)) as roll, _worker(project, roll) as worker:
+    with prints_aside(), screens.Roll(shown=_is_watched(json)) as roll, _worker(project, roll) as worker:
         worker.process(files, job=job)
         entries = sorted(map(worker.ledger.get, roll.ids), key=lambda entry: entry.created)
     outbox = project.settings.worker.outbox

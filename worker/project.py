@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -37,7 +39,8 @@ class Project:
         else:
             folder, overrides = settings.jobs_folder, settings.jobs
         try:
-            found = jobs.load(folder, overrides)
+            with redirect_stdout(sys.stderr):  # programs read what a command says
+                found = jobs.load(folder, overrides)
         except ConfigError as error:
             problems += error.problems
         if problems:

@@ -138,6 +138,19 @@ def test_process_gives_the_manifests_and_the_failures_as_json(longshore, project
     assert "no job takes a file of this name" in shipping["error"]
 
 
+def test_what_jobs_print_does_not_get_between_the_results_of_a_command(longshore, project):
+    (project / "jobs" / "chatty.py").write_text(
+        "from worker import job\nprint('LOADED')\n\n"
+        "@job(files='chatty*')\ndef chatty(row, ctx):\n    print('RUN', flush=True)\n    return dict(row)\n"
+    )
+    (project / "chatty.csv").write_text("n\n1\n")
+    done = longshore("process", "chatty.csv", "--json", cwd=project)
+    assert [manifest["rows_in"] for manifest in json.loads(done.stdout)] == [1]
+    assert "LOADED" in done.stderr
+    assert "RUN" in done.stderr
+    assert json.loads(longshore("check", "--json", cwd=project).stdout)["ok"]
+
+
 def test_process_runs_the_job_that_is_asked_for_whatever_the_file_is_called(longshore, project, samples):
     file = shutil.copy(samples / "clients.csv", project / "other.csv")
     assert longshore("process", "--job", "client_summary", file, cwd=project).returncode == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -32,6 +34,11 @@ def load_project(config: Path | None) -> Project:
     from worker.project import Project
 
     return Project.load(config)
+
+
+def prints_aside() -> redirect_stdout[TextIO]:
+    """What jobs print goes to standard error meanwhile, as programs read the results."""
+    return redirect_stdout(sys.stderr)
 
 
 def load_settings(config: Path | None) -> Settings:
