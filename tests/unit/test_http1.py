@@ -70,6 +70,15 @@ def test_bare_line_feeds_end_lines_too():
     assert (answer.content, is_open) == (b"{}", True)
 
 
+@pytest.mark.parametrize("more", [b"", b"X-Long: " + 2000 * b"x" + b"\r\n"])
+def test_answers_with_the_same_head_have_headers_of_their_own(more):
+    answer, _ = read(OK + more + b"X-A: 1\r\nContent-Length: 1\r\n\r\na")
+    answer.headers["X-A"] = "2"
+    answer.headers.pop("Content-Length")
+    other, is_open = read(OK + more + b"X-A: 1\r\nContent-Length: 1\r\n\r\nb")
+    assert (other.content, other.headers["X-A"], is_open) == (b"b", "1", True)
+
+
 def test_without_a_length_the_body_ends_with_the_connection():
     answer, is_open = read(OK + b"\r\nab", b"cd")
     assert (answer.content, is_open) == (b"abcd", False)

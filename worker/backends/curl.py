@@ -83,6 +83,7 @@ class Connection:
 
     def __init__(self, way: Way) -> None:
         self.way = way
+        self._is_forwarded = way.is_forwarded
         connecting, self._silence = way.timeouts
         self._until = self._ended = 0.0
         self._is_answering = False
@@ -185,11 +186,10 @@ class Connection:
         """Send the request, to be answered in so many seconds; returns why not all of it went."""
         self._until, self._is_answering = time.monotonic() + seconds, False
         self._be_patient(min(seconds, self._silence or seconds))
-        forwarded = self.way.is_forwarded
-        if forwarded:
+        if self._is_forwarded:
             request = request.copy()
             request.headers.update(HTTPAdapter().proxy_headers(self.way.proxy))
-        return self._send(request_bytes(request, by_proxy=forwarded))
+        return self._send(request_bytes(request, by_proxy=self._is_forwarded))
 
     def _send(self, data: bytes) -> Exception | None:
         """Send all, or return why that cannot be done: there may be an answer all the same, say that it is too much."""

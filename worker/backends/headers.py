@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from requests.structures import CaseInsensitiveDict
+
+Entries = dict[str, tuple[str, str]]
+"""By its name in lower case: a header's name as it was written, and its value."""
 
 
 class Headers(CaseInsensitiveDict[str]):
     """A request's or an answer's; those given several times are joined by commas (RFC 9110 section 5.2)."""
 
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
         # Not by the parent's way in, nor by its way to an item, which raises and catches for each that is not there.
-        self._store = {name.lower(): (name, value) for name, value in fields}
+        self.entries: Entries = {name.lower(): (name, value) for name, value in fields}
+        self._store = self.entries
         if len(self._store) < len(fields):
             self._store.clear()
             for name, value in fields:
@@ -28,15 +32,13 @@ class Headers(CaseInsensitiveDict[str]):
         found = self._store.get(name.lower())
         return found[1] if found else default
 
-    def fields(self) -> Iterable[tuple[str, str]]:
-        """Names, written as they were given, and values."""
-        return self._store.values()
-
     def copy(self) -> Headers:
         """Another one with the same headers."""
-        return Headers(list(self.fields()))
+        other = Headers()
+        other.entries = other._store = self.entries.copy()
+        return other
 
 
-def fields_of(headers: CaseInsensitiveDict[str]) -> Iterable[tuple[str, str]]:
-    """Names and values, whatever kind of headers they are."""
-    return headers.fields() if isinstance(headers, Headers) else headers.items()
+def entries_of(headers: CaseInsensitiveDict[str]) -> Entries:
+    """Those of whatever kind of headers."""
+    return headers.entries if isinstance(headers, Headers) else Headers(list(headers.items())).entries

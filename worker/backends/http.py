@@ -98,9 +98,10 @@ class Http:
         """Send a call once, or twice where the first token had been revoked; raises ``BackendError``."""
         url = self.locate(call.path, public=call.public)
         response, ticket = self._authorized(call, url, meter, stop)
-        if response.status_code == 401 and self._credential and ticket and self._credential.refused(ticket):
-            response, _ = self._authorized(call, url, meter, stop)
-        check(self.name, response)
+        if response.status_code == 401:
+            if self._credential and ticket and self._credential.refused(ticket):
+                response, _ = self._authorized(call, url, meter, stop)
+            check(self.name, response)
         return response
 
     def still_answers(self, meter: Meter, stop: threading.Event) -> bool:
@@ -248,10 +249,11 @@ class HttpCaller:
             raise Interrupted(Stopping(f"{self.backend}: the worker is stopping"))
 
     def _once(self, call: Call, read: Callable[[str, requests.Response], Result]) -> Result:
-        result = read(self.backend, self.http.exchange(call, self.meter, self.stop))
-        self.http.budget.earn()
+        http = self.http
+        result = read(http.name, http.exchange(call, self.meter, self.stop))
+        http.budget.earn()
         if call.is_probe:
-            self.http.went_well = call, read
+            http.went_well = call, read
         return result
 
     def _again(self, call: Call, read: Callable[[str, requests.Response], Result], failure: Unavailable) -> Result:

@@ -10,20 +10,21 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import cached_property
-from typing import NoReturn
+from functools import cached_property, lru_cache
+from typing import NamedTuple, NoReturn
 
 import requests
 from requests.cookies import RequestsCookieJar
 from requests.utils import get_encoding_from_headers, requote_uri
 
-from worker.backends.headers import Headers, fields_of
+from worker.backends.headers import Entries, Headers, entries_of
 from worker.backends.unfold import BodyTooLong, unfolded, unfolding
 
 Receive = Callable[[], bytes]
 """The next bytes of the connection; none at its end."""
 
 _LONGEST_HEAD = 2**18
+_SHORT_HEAD = 2**10
 _MOST_FIELDS = 1000
 _LONGEST_LINE = 2**12  # of a chunk's size
 _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]+")
@@ -34,16 +35,26 @@ _FOLD = re.compile(r"\r?\n[ \t]+")
 _LINE_END = re.compile(rb"\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _NO_BODY = frozenset({204, 304})
+_NO_TIME = timedelta(0)
+
+
+class Head(NamedTuple):
+    """What stands before an answer's body; ``keeps_open``: the connection may serve another call after it."""
+
+    status: int
+    reason: str
+    headers: Headers
+    keeps_open: bool
 
 
 class Answer(requests.Response):
     """A response whose body has been read; what few ask for is made when it is asked for."""
 
-    def __init__(self, request: requests.PreparedRequest, status: int, reason: str, headers: Headers) -> None:
+    def __init__(self, request: requests.PreparedRequest, head: Head) -> None:
         # Without the parent's, which takes as long as to read the answer.
         self.request, self.url = request, str(request.url)
-        self.status_code, self.reason, self.headers = status, reason, headers
-        self.history, self.raw, self.elapsed = [], None, timedelta(0)
+        self.status_code, self.reason, self.headers = head.status, head.reason, head.headers.copy()
+        self.history, self.raw, self.elapsed = [], None, _NO_TIME
         self._content: bytes = b""
         self._content_consumed = True
         self._next = None
@@ -64,14 +75,14 @@ def request_bytes(request: requests.PreparedRequest, *, by_proxy: bool = False) 
     host, path = _split(str(request.url))
     target = str(request.url).partition("#")[0] if by_proxy else path
     lines = [f"{request.method} {target} HTTP/1.1"]
-    given = request.headers
-    if "Host" not in given:
+    given = entries_of(request.headers)
+    if "host" not in given:
         lines.append(f"Host: {host}")
-    if "Accept-Encoding" not in given:
+    if "accept-encoding" not in given:
         lines.append("Accept-Encoding: gzip, deflate")
-    lines += [f"{name}: {value}" for name, value in fields_of(given)]
+    lines += [f"{name}: {value}" for name, value in given.values()]
     body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-    if body and "Content-Length" not in given:
+    if body and "content-length" not in given:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + body
 
@@ -101,18 +112,18 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
     Raises ``BodyTooLong``, and ``requests.ConnectionError`` for what is no whole answer.
     """
     incoming = _Incoming(receive)
-    version, answer = _last_head(request, incoming)
-    headers: Headers = answer.headers  # type: ignore[assignment] # _head has made them
-    keeps = _keeps_open(version, headers)
-    if request.method != "HEAD" and answer.status_code not in _NO_BODY:
-        coded = "Transfer-Encoding" in headers
-        if coded or "Content-Length" not in headers:
-            body = b"".join(_bounded(_chunks(incoming, headers) if coded else incoming.rest(), most))
-            keeps = keeps and coded and "Content-Length" not in headers
+    head = _last_head(incoming)
+    answer, given, keeps = Answer(request, head), head.headers.entries, head.keeps_open
+    if request.method != "HEAD" and head.status not in _NO_BODY:
+        coded = "transfer-encoding" in given
+        if coded or "content-length" not in given:
+            body = b"".join(_bounded(_chunks(incoming, given) if coded else incoming.rest(), most))
+            keeps = keeps and coded and "content-length" not in given
         else:
-            body = incoming.take(_checked(_length(headers["Content-Length"]), most))
-        coding = headers.get("Content-Encoding")
-        answer._content = unfolded(body, coding, most) if coding and body else body
+            body = incoming.take(_checked(_length(given["content-length"][1]), most))
+        if body and "content-encoding" in given:
+            body = unfolded(body, given["content-encoding"][1], most)
+        answer._content = body
     return answer, keeps and incoming.is_empty
 
 
@@ -122,12 +133,12 @@ def open_answer(request: requests.PreparedRequest, receive: Receive, close: Call
     What is not a whole body raises ``requests.ConnectionError`` then.
     """
     incoming = _Incoming(receive)
-    answer = _last_head(request, incoming)[1]
-    headers: Headers = answer.headers  # type: ignore[assignment] # _head has made them
-    empty = request.method == "HEAD" or answer.status_code in _NO_BODY
-    pieces = iter(()) if empty else _pieces(incoming, headers)
+    head = _last_head(incoming)
+    answer = Answer(request, head)
+    empty = request.method == "HEAD" or head.status in _NO_BODY
+    pieces = iter(()) if empty else _pieces(incoming, head.headers.entries)
     answer._content, answer._content_consumed = False, False  # type: ignore[assignment] # the library's own mark
-    answer.raw = _Body(unfolding(pieces, headers.get("Content-Encoding", "")), close)
+    answer.raw = _Body(unfolding(pieces, head.headers.get("Content-Encoding", "")), close)
     return answer
 
 
@@ -146,17 +157,19 @@ class _Body:
             self.close()
 
 
-def _last_head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, Answer]:
-    version, answer = _head(request, incoming)
-    while 100 <= answer.status_code < 200:
-        if answer.status_code == 101:
+def _last_head(incoming: _Incoming) -> Head:
+    while (head := _head(incoming.head())).status < 200:
+        if head.status == 101:
             _broken("switched to another protocol, unasked")
-        version, answer = _head(request, incoming)
-    return version, answer
+    return head
 
 
-def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, Answer]:
-    text = incoming.head().decode("latin-1")
+def _head(data: bytes) -> Head:
+    return _known_head(data) if len(data) <= _SHORT_HEAD else _read_head(data)
+
+
+def _read_head(data: bytes) -> Head:
+    text = data.decode("latin-1")
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
     status = _STATUS_LINE.match(text)
@@ -167,12 +180,16 @@ def _head(request: requests.PreparedRequest, incoming: _Incoming) -> tuple[str, 
         _broken("answered a header that is none")
     if len(fields) > _MOST_FIELDS:
         _broken("answered more headers than anybody needs")
-    return status[1], Answer(request, int(status[2]), status[3] or "", Headers(fields))
+    headers = Headers(fields)
+    return Head(int(status[2]), status[3] or "", headers, _keeps_open(status[1], headers.get("Connection")))
 
 
-def _keeps_open(version: str, headers: Headers) -> bool:
+# Many backends give one of a few heads with each answer, until the second in their date has passed.
+_known_head = lru_cache(maxsize=64)(_read_head)
+
+
+def _keeps_open(version: str, options: str | None) -> bool:
     """RFC 9112 section 9.3."""
-    options = headers.get("Connection")
     if options is None:
         return version == "1"
     named = {option.strip() for option in options.lower().split(",")}
@@ -194,13 +211,13 @@ def _checked(size: int, most: int) -> int:
     return size
 
 
-def _pieces(incoming: _Incoming, headers: Headers) -> Iterator[bytes]:
-    if "Transfer-Encoding" in headers:
-        yield from _chunks(incoming, headers)
-    elif "Content-Length" not in headers:
+def _pieces(incoming: _Incoming, given: Entries) -> Iterator[bytes]:
+    if "transfer-encoding" in given:
+        yield from _chunks(incoming, given)
+    elif "content-length" not in given:
         yield from incoming.rest()
     else:
-        left = _length(headers["Content-Length"])
+        left = _length(given["content-length"][1])
         while left:
             piece = incoming.some(left)
             left -= len(piece)
@@ -214,9 +231,9 @@ def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
         yield piece
 
 
-def _chunks(incoming: _Incoming, headers: Headers) -> Iterator[bytes]:
+def _chunks(incoming: _Incoming, given: Entries) -> Iterator[bytes]:
     """RFC 9112 section 7.1; trailers are left out."""
-    if headers["Transfer-Encoding"].strip().lower() != "chunked":
+    if given["transfer-encoding"][1].strip().lower() != "chunked":
         _broken("answered with a transfer coding that was not asked for")
     while size := incoming.chunk_size():
         while size:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 from worker.backends.breaker import Breaker
@@ -61,32 +60,37 @@ class Limits:
         """How many requests may run at once just now."""
         return int(self._auto.size) if self._auto else self._fixed
 
-    @contextmanager
-    def turn(
-        self, stop: threading.Event, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0
-    ) -> Iterator[None]:
+    def turn(self, stop: threading.Event, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0) -> Turn:
         """Run one request when the limits allow it, and learn from how it ends; ``of`` tells it from others.
 
         Raises ``Interrupted`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a
         pause.
         """
+        return Turn(self, stop, even_if_down, of)
+
+    def begin(self, stop: threading.Event, *, even_if_down: bool) -> tuple[float, bool]:
+        """Wait until a request may start; returns when it does, and whether it is the circuit breaker's probe."""
         self._enter(stop)
-        is_probe = False
         try:
-            self._wait_for_start(stop)
+            if self._gap or self._held_until:
+                self._wait_for_start(stop)
             is_probe = not even_if_down and self._breaker.enter(stop)
-            started = self._clock()
-            try:
-                yield
-            except Unavailable as error:
+            return self._clock(), is_probe
+        except BaseException:
+            self._leave()
+            raise
+
+    def end(self, error: BaseException | None, started: float, of: Callable[[], int], *, is_probe: bool) -> None:
+        """A request that started then came to this end."""
+        try:
+            if error is None:
+                self._breaker.answered()
+                self._grow(started)
+            elif isinstance(error, Unavailable):
                 self._learn_from(error, started)
                 self._breaker.failed(error, is_probe=is_probe, of=of())
-                raise
-            except BackendError:
+            elif isinstance(error, BackendError):
                 self._breaker.answered()
-                raise
-            self._breaker.answered()
-            self._grow(started)
         finally:
             if is_probe:
                 self._breaker.leave()
@@ -168,4 +172,20 @@ class Limits:
         if window and window.note(started, now := self._clock()):
             with self._lock:
                 window.end_round(now)
-                self._changed.notify_all()
+                if self._waiting:
+                    self._changed.notify_all()
+
+
+class Turn:
+    """A request within its limits, for ``with``: a generator's would cost as much as the limits themselves."""
+
+    __slots__ = ("_even_if_down", "_is_probe", "_limits", "_of", "_started", "_stop")
+
+    def __init__(self, limits: Limits, stop: threading.Event, even_if_down: bool, of: Callable[[], int]) -> None:
+        self._limits, self._stop, self._even_if_down, self._of = limits, stop, even_if_down, of
+
+    def __enter__(self) -> None:
+        self._started, self._is_probe = self._limits.begin(self._stop, even_if_down=self._even_if_down)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._limits.end(error, self._started, self._of, is_probe=self._is_probe)

@@ -12,7 +12,7 @@ import requests
 from worker.backends.calls import Call
 from worker.backends.headers import Headers
 
-_COMMON = (("User-Agent", "longshore"), ("Accept", "application/json, */*;q=0.1"))
+_COMMON = Headers([("User-Agent", "longshore"), ("Accept", "application/json, */*;q=0.1")])
 # Without a character that would have to be quoted, or a host that would have to be encoded.
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
 _PLAIN = (dict, list, type(None))
@@ -23,16 +23,23 @@ _METHOD = re.compile(r"[A-Z]+(?:-[A-Z]+)*", re.ASCII)
 _FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 
 
+class _Request(requests.PreparedRequest):
+    """One that is prepared here: without the parent's hooks and cookies, which nobody asks for."""
+
+    def __init__(self, method: str, headers: Headers, body: bytes | None) -> None:
+        self.method, self.headers, self.body = method, headers, body
+        self.url = None
+        self.hooks = {}
+        self._cookies = self._body_position = None
+
+
 def prepare(call: Call, url: str) -> requests.PreparedRequest:
     """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
     if not _METHOD.fullmatch(call.method):
         raise ValueError("the method cannot be sent")
-    request = requests.PreparedRequest()
-    request.method = call.method
-    request.headers = Headers(_COMMON)
+    request = _Request(call.method, _COMMON.copy(), call.body)
     for name, value in call.headers.items():
         request.headers[name] = value
-    request.body = call.body
     if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):

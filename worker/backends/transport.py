@@ -14,6 +14,19 @@ from worker.backends.curl import Certificate, Connection, NotAnswered, Timeout, 
 from worker.backends.http1 import Answer
 
 
+class _Forks:
+    """Of how many forks this process is the last; to ask the kernel at each call who we are costs more."""
+
+    count = 0
+
+    def another(self) -> None:
+        self.count += 1
+
+
+_forks = _Forks()
+os.register_at_fork(after_in_child=_forks.another)
+
+
 class CutOff(requests.ConnectionError):
     """The call was ended, or not begun, as the process is to end. It may have been done."""
 
@@ -65,7 +78,7 @@ class CurlAdapter(BaseAdapter):
         self._max_body = max_body
         self._idle: defaultdict[Way, list[Connection]] = defaultdict(list)
         self._closed = False
-        self._process = os.getpid()
+        self._forks = _forks.count
 
     def send(
         self,
@@ -145,9 +158,9 @@ class CurlAdapter(BaseAdapter):
                 return
 
     def _take(self, way: Way) -> Connection | None:
-        if self._process != os.getpid():
+        if self._forks != _forks.count:
             # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
-            self._parents, self._idle, self._process = self._idle, defaultdict(list), os.getpid()
+            self._parents, self._idle, self._forks = self._idle, defaultdict(list), _forks.count
         while True:
             try:
                 connection = self._idle[way].pop()  # the last one used, so that those too many grow old
