@@ -151,6 +151,13 @@ def test_what_jobs_print_does_not_get_between_the_results_of_a_command(longshore
     assert json.loads(longshore("check", "--json", cwd=project).stdout)["ok"]
 
 
+def test_a_worker_without_standard_streams_does_its_work(project, samples):
+    shell = 'exec "$@" <&- >&- 2>&-'
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "worker", "process", samples / "clients.csv"]
+    assert subprocess.run(command, cwd=project, timeout=60).returncode == 0
+    assert manifests(project)[0]["results"] == 300
+
+
 def test_process_runs_the_job_that_is_asked_for_whatever_the_file_is_called(longshore, project, samples):
     file = shutil.copy(samples / "clients.csv", project / "other.csv")
     assert longshore("process", "--job", "client_summary", file, cwd=project).returncode == 0
