@@ -135,8 +135,11 @@ def job(
 
     ``columns`` are the results' names or, by name, FHIRPaths that make them out of what the function returns.
 
-    Raises ``TypeError`` if the function is not a plain one that takes two arguments, ``PathError`` for a wrong path.
+    Raises ``TypeError`` if the function is not a plain one that takes two arguments and returns its results,
+    ``PathError`` for a wrong path.
     """
+    if isinstance(columns, str):  # a sequence of texts, too: of its characters
+        raise TypeError('columns are a list of names; write e.g. columns=["client_id", "plan"]')
     paths = compile_columns(columns) if isinstance(columns, Mapping) else None
 
     def decorate(function: Callable[P, R]) -> Job[P, R]:
@@ -178,8 +181,10 @@ def job(
 
 def _plain(function: Callable[..., Any]) -> FunctionType:
     plain = inspect.unwrap(function)
-    if not isinstance(plain, FunctionType) or inspect.iscoroutinefunction(plain):
+    if not isinstance(plain, FunctionType) or inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError("@job goes above a plain function, neither async nor a class")
+    if inspect.isgeneratorfunction(plain):
+        raise TypeError(f"a job returns its results, it does not yield them; return a list in {plain.__name__}")
     try:
         inspect.signature(plain).bind("row", "ctx")
     except TypeError:

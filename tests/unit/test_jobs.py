@@ -178,6 +178,8 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         d="@job()\ndef f(row, ctx: int, more): ...\n",
         e="@job()\ndef f(row: 'Nowhere', ctx): ...\n",
         f=a_job("fine"),
+        g="@job()\ndef f(row, ctx): yield {}\n",
+        h="@job(columns='a,b')\ndef f(row, ctx): ...\n",
     )
     assert problems(folder, {"f": JobSettings()}) == [
         "a.py: line 2: ModuleNotFoundError: No module named 'surely_missing'",
@@ -186,6 +188,8 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         "d.py: line 2: TypeError: a job takes two arguments, row and ctx; change f",
         "e.py: line 2: TypeError: the annotation of 'row': name 'Nowhere' is not defined; "
         "import it outside `if TYPE_CHECKING`",
+        "g.py: line 2: TypeError: a job returns its results, it does not yield them; return a list in f",
+        'h.py: line 2: TypeError: columns are a list of names; write e.g. columns=["client_id", "plan"]',
     ]
 
 
