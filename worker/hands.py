@@ -32,6 +32,10 @@ class Hands:
         """Run messages of one row."""
         self._lanes[queue].put(openings)
 
+    def prompt(self, queue: str) -> bool:
+        """Whether a message of one row is over sooner than a call would be."""
+        return self._lanes[queue].prompt
+
     def large(self, opening: Opening) -> None:
         """Run a message of many rows, perhaps, once there is a thread for it."""
         self._large.submit(self._run_alone, opening)

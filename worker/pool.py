@@ -98,7 +98,7 @@ class Lane(Generic[Item]):
         self._rest = rest
         self._limit = limit
         self._todo: deque[Item] = deque()
-        self._pace = 0.0  # seconds an item takes, a moving average
+        self._pace = 2 * REST_SECONDS  # seconds an item takes, a moving average
         self.active = 0
 
     def put(self, items: Sequence[Item]) -> None:
@@ -119,6 +119,11 @@ class Lane(Generic[Item]):
     def quick(self) -> bool:
         """Whether one thread is enough: a second would fight for the interpreter's lock with it."""
         return self._pace < LANE_SECONDS
+
+    @property
+    def prompt(self) -> bool:
+        """Whether its items are over so soon that one is worth waiting for the next one."""
+        return self._pace < REST_SECONDS
 
     @property
     def ready(self) -> bool:

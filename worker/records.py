@@ -161,6 +161,11 @@ class Meter:
         with self._lock:
             self._token_requests += 1
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was sent."""
+        return bool(self._calls or self._token_requests)
+
     def read(self) -> tuple[dict[str, int], int]:
         """Calls by backend, and token requests, up to now."""
         with self._lock:

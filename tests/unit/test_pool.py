@@ -433,3 +433,17 @@ def test_a_lane_rests_after_each_item_that_takes_its_time(opened):
     assert not second.is_set()
     second.set()
     assert rested.acquire(timeout=SECONDS)
+
+
+def test_a_lane_is_prompt_while_its_items_are_over_at_once(opened):
+    rested = threading.Semaphore(0)
+    lane = opened(1).lane(lambda seconds: seconds and time.sleep(seconds), rest=rested.release)
+    assert not lane.prompt
+    for _ in range(100):
+        lane.put([0])
+        assert rested.acquire(timeout=SECONDS)
+    while not lane.prompt:  # the last turn is counted after its rest
+        time.sleep(0.001)
+    lane.put([0.02])
+    while lane.prompt:
+        time.sleep(0.001)

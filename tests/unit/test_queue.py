@@ -40,6 +40,10 @@ class Hands:
     def __init__(self, runner):
         self._runner = runner
         self.held = None
+        self.are_prompt = False
+
+    def prompt(self, queue):
+        return self.are_prompt
 
     def hold(self):
         self.held = []
@@ -68,6 +72,7 @@ class Worker:
         def order(row, ctx):
             self.ran.append(dict(row))
             self.keys.append(ctx.delivery.key)
+            self.meter = ctx.delivery.meter
             return act(row)
 
         self.twin, self.ran, self.keys = twin, [], []
@@ -570,6 +575,54 @@ def test_no_more_is_begun_than_a_crash_may_take_back(hire):
         worker.turn()
     assert begun == [2, 2, 1]
     assert len(worker.replies) == 5
+
+
+def test_of_what_is_over_at_once_all_that_came_is_handed_out(hire):
+    worker = hire(concurrency=2)
+    worker.hands.are_prompt = True
+    worker.hands.hold()
+    for number in range(5):
+        worker.ask({"n": number}, str(number))
+    worker.turn()
+    assert len(worker.hands.held) == 5
+    worker.hands.go_on()
+    assert [row["n"] for row in worker.ran] == list(range(5))
+    worker.turn()
+    assert len(worker.replies) == 5
+
+
+def test_no_more_calls_are_made_than_a_crash_may_take_back_however_much_was_handed_out(hire):
+    def call(row):
+        worker.meter.call("billing")
+        return dict(row)
+
+    worker = hire(concurrency=2, act=call)
+    worker.hands.are_prompt = True
+    worker.hands.hold()
+    for number in range(5):
+        worker.ask({"n": number}, str(number))
+    worker.turn()
+    worker.hands.go_on()
+    assert [row["n"] for row in worker.ran] == [0, 1]
+    worker.turn(1)
+    assert [row["n"] for row in worker.ran] == [0, 1, 2, 3]
+    worker.turn(2)
+    assert sorted(row["n"] for row in worker.ran) == list(range(5))
+    assert len(worker.replies) == 5
+
+
+def test_what_was_handed_out_and_has_not_begun_goes_back_when_the_worker_stops(hire, twin):
+    worker = hire()
+    worker.hands.are_prompt = True
+    worker.hands.hold()
+    for number in range(5):
+        worker.ask({"n": number}, str(number))
+    worker.turn()
+    worker.stop.set()
+    worker.hands.go_on()
+    worker.queue._desk.start()
+    worker.queue.stop()
+    assert (worker.ran, len(twin.queues["orders"])) == ([], 5)
 
 
 @pytest.mark.parametrize("name", ["message_id", "correlation_id", "reply_to", "content_type", "type"])

@@ -17,6 +17,7 @@ from worker import log
 from worker.amqp import Message
 from worker.errors import Paused
 from worker.ledger import PRUNED, Messages, Note, Standing
+from worker.triggers.begun import Begun
 from worker.triggers.requests import Request
 
 AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
@@ -35,8 +36,11 @@ class Office(Protocol):
     def room(self, queue: str) -> int:
         """How many requests of a queue may be between their begin and the ledger's knowing their end."""
 
-    def begin(self, requests: list[Request]) -> None:
-        """Run these."""
+    def ahead(self, queue: str) -> int:
+        """How many may be handed out meanwhile; at least as many."""
+
+    def run(self, requests: list[Request]) -> None:
+        """Run these, each if the desk lets it begin once there is a thread for it."""
 
     def judge(self, request: Request, standing: Standing) -> None:
         """Answer what is not to be run: it was done or failed, or is a conflict."""
@@ -77,8 +81,10 @@ class Desk:
         self._suspects: deque[Request] = deque()
         self._alone: Request | None = None
         self._claimed: defaultdict[str, deque[Request]] = defaultdict(deque)
-        self._begun: Counter[str] = Counter()
-        self._running = 0
+        self._begun = Begun(office.room)
+        self._out: Counter[str] = Counter()
+        self._running = 0  # all that are out
+        self._returned: deque[Request] = deque()
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self._woken = threading.Event()
         self._heartbeats = _Every(lease / 3, clock)
@@ -102,7 +108,15 @@ class Desk:
 
     def _has_room(self, messages: Iterable[Message]) -> bool:
         """Whether any of them could begin now."""
-        return any(self._office.room(queue) > self._begun[queue] for queue in {message.queue for message in messages})
+        return any(self._office.room(queue) > self._out[queue] for queue in {message.queue for message in messages})
+
+    def begin(self, request: Request) -> bool:
+        """Whether a request that was handed out may begin now; if not, it is the desk's again. From any thread."""
+        if not self._begins_nothing and self._begun.begin(request):
+            return True
+        self._returned.append(request)
+        self._woken.set()
+        return False
 
     def end(self, request: Request, note: Note, then: Callable[[], None]) -> None:
         """Write down the end of a run, and go on with ``then`` once it is durable; from any thread.
@@ -110,6 +124,10 @@ class Desk:
         That is at the next talk, which ``wake`` brings about: ends that come together are written down together.
         """
         self._ended.append((request, note, then))
+
+    def spare(self, request: Request) -> None:
+        """A request has ended without a call: that a crash takes its end back costs nothing. From any thread."""
+        self._begun.forget(request)
 
     def wake(self) -> None:
         """Talk now, if there is anything to talk about; from any thread."""
@@ -181,12 +199,14 @@ class Desk:
         while self._arrived:
             message = self._arrived.popleft()
             self._safely(partial(self._meet, message), [message])
+        self._take_back()
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
         claims = self._next_claims() if wanted else []
         try:
             if claims or ended:
                 self._talk(claims, ended)
+            self._hand_out()
             self._keep()
         except Paused as trouble:
             if self._heard:
@@ -218,30 +238,39 @@ class Desk:
         for request, standing in zip(claims, standings, strict=True):
             if self._is_ours(request, standing):
                 self._claimed[request.message.queue].append(request)
-        self._begin()
 
-    def _begin(self) -> None:
-        """Begin what there is room for: were it as soon as a thread is free, a slow ledger would let ends pile up that
+    def _hand_out(self) -> None:
+        """Hand out what may soon begin: were it as soon as a thread is free, a slow ledger would let ends pile up that
         a crash takes back, and with them calls that are made again.
         """
         if self._begins_nothing:
             return
-        beginning = []
+        ready = []
         for queue, waiting in self._claimed.items():
-            room = self._office.room(queue) - self._begun[queue]
-            beginning += [waiting.popleft() for _ in range(min(room, len(waiting)))]
-        for request in beginning:
+            room = self._office.ahead(queue) - self._out[queue]
+            ready += [waiting.popleft() for _ in range(min(room, len(waiting)))]
+        for request in ready:
             request.running = True
-            self._begun[request.message.queue] += 1
+            self._out[request.message.queue] += 1
             self._running += 1
-        if beginning:
-            self._office.begin(beginning)
+        if ready:
+            self._office.run(ready)
+
+    def _take_back(self) -> None:
+        for _ in range(len(self._returned)):
+            request = self._returned.popleft()
+            self._is_in(request)
+            self._claimed[request.message.queue].append(request)
+
+    def _is_in(self, request: Request) -> None:
+        self._out[request.message.queue] -= request.running
+        self._running -= request.running
+        request.running = False
 
     def _leave(self, request: Request) -> None:
         self._requests.pop(request.place, None)
-        self._begun[request.message.queue] -= request.running
-        self._running -= request.running
-        request.running = False
+        self._is_in(request)
+        self._begun.forget(request)
         if request is self._alone:
             self._alone = None
 

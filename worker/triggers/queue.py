@@ -43,6 +43,9 @@ class Hands(Protocol):
     def large(self, opening: Opening) -> None:
         """Many rows, perhaps."""
 
+    def prompt(self, queue: str) -> bool:
+        """Whether its small ones are over sooner than a call would be."""
+
 
 class Queue:
     """All queues of a worker's jobs. ``gone`` says whether an owner lives no more; what is under way is in ``work``.
@@ -153,7 +156,12 @@ class Queue:
         """How many requests of a queue may be between their begin and the ledger's knowing their end."""
         return self._consumed[queue].at_once
 
-    def begin(self, requests: list[Request]) -> None:
+    def ahead(self, queue: str) -> int:
+        """How many may be handed out meanwhile: of those that are over at once, all that come."""
+        consumed = self._consumed[queue]
+        return max(consumed.prefetch, consumed.at_once) if self._hands.prompt(queue) else consumed.at_once
+
+    def run(self, requests: list[Request]) -> None:
         """Run these, but for one that has killed its workers."""
         most = self._most_deaths
         small: dict[str, list[Opening]] = {}
@@ -181,6 +189,8 @@ class Queue:
             return False
 
     def _open(self, request: Request) -> Delivery | None:
+        if not self._desk.begin(request):
+            return None
         try:
             return request.open(self._work, partial(self._settle, request))
         except Exception as error:  # noqa: BLE001 - settle decides
@@ -188,6 +198,8 @@ class Queue:
             return None
 
     def _settle(self, request: Request, delivery: Delivery | None, error: Exception | None) -> None:
+        if not (delivery and delivery.meter.used):
+            self._desk.spare(request)
         if error is None:
             self._finish(request, delivery)
             return
