@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, cast
+from typing import Any
 
 from worker import exact_json, log
 from worker.backends.fhir import Fhir
@@ -156,12 +156,12 @@ class Context:
     @property
     def rest(self) -> Mapping[str, Rest]:
         """The REST backends by name."""
-        return cast("Mapping[str, Rest]", _Named(self._shared, "rest", self._key))
+        return _Named(self._shared, "rest", self._key)
 
     @property
     def fhir(self) -> Mapping[str, Fhir]:
         """The FHIR backends by name."""
-        return cast("Mapping[str, Fhir]", _Named(self._shared, "fhir", self._key))
+        return _Named(self._shared, "fhir", self._key)
 
     @property
     def log(self) -> Any:

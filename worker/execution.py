@@ -50,7 +50,7 @@ class Execution:
 
     def work(self, unit: Unit) -> list[Outcome]:
         """The outcomes of a unit."""
-        with _interruptions():
+        with _interruptions:
             if isinstance(unit, Row):
                 return [self.row(unit)]
             return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
@@ -67,7 +67,7 @@ class Execution:
             yield row
 
     def _of_source(self, step: Callable[[], T]) -> T:
-        with _interruptions():
+        with _interruptions:
             return self._step_of_source(lambda: self._call(step))
 
     def _step_of_source(self, step: Callable[[], T]) -> T:
@@ -154,7 +154,7 @@ class Execution:
         return f"the job has a bug: {bug}" if said else _BUG
 
 
-class _interruptions:  # noqa: N801 - reads like a function, and is spared a generator at each row
+class _Interruptions:
     """Raise the reason of what the job has met inside the ``with``, be it that a bare ``except`` has caught it."""
 
     __slots__ = ()
@@ -167,6 +167,7 @@ class _interruptions:  # noqa: N801 - reads like a function, and is spared a gen
             raise met.reason from None
 
 
+_interruptions = _Interruptions()
 _MEANWHILE = ", while it answers other calls"
 _BUG = "the job has a bug; the worker's log says where"
 

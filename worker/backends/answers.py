@@ -123,7 +123,8 @@ def _is_outage(status: int) -> bool:
 def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
     if response.status_code == 204:
         return None
-    if not response.content:
+    content = response.content
+    if not content:
         if not tells_its_end(response.headers):
             raise Unavailable(backend, "broke off before its answer", response.status_code)
         return None
@@ -134,7 +135,7 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
     if kind and not kind.endswith(("/json", "+json")):
         raise Refused(backend, f"answered {_tidy(kind)}, not JSON: use request()", status)
     try:
-        return loads(response.content.removeprefix(BOM_UTF8))
+        return loads(content.removeprefix(BOM_UTF8))
     except ValueError as error:
         raise ServerFault(backend, "answered broken JSON", status) from error
 

@@ -14,7 +14,7 @@ Entries = dict[str, tuple[str, str]]
 class Headers(CaseInsensitiveDict[str]):
     """A request's or an answer's; those given several times are joined by commas (RFC 9110 section 5.2)."""
 
-    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         # Not by the parent's way in, nor by its way to an item, which raises and catches for each that is not there.
         self.entries: Entries = {name.lower(): (name, value) for name, value in fields}
         self._store = self.entries
@@ -34,7 +34,7 @@ class Headers(CaseInsensitiveDict[str]):
 
     def copy(self) -> Headers:
         """Another one with the same headers."""
-        other = Headers()
+        other = Headers.__new__(Headers)
         other.entries = other._store = self.entries.copy()
         return other
 

@@ -282,8 +282,10 @@ class _Incoming:
 
     def take(self, size: int) -> bytes:
         """Exactly so many bytes."""
-        if len(self._data) - self._at >= size:
-            return self.some(size) if size else b""
+        end = self._at + size
+        if len(self._data) >= end:
+            taken, self._at = self._data[self._at : end], end
+            return taken
         pieces = []
         while size:
             pieces.append(self.some(size))

@@ -43,8 +43,8 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
-        query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in pairs(call.params or {}))
-        request.url = f"{url}?{query}" if query else url
+        query = [f"{_quoted(name)}={_quoted(value)}" for name, value in pairs(call.params or {})]
+        request.url = f"{url}?{'&'.join(query)}" if query else url
     else:
         request.prepare_url(url, call.params)
     if call.body is not None or call.method not in ("GET", "HEAD"):
