@@ -574,6 +574,15 @@ def test_a_proxy_that_is_not_there_is_a_connection_error(transport):
         ask(transport, "http://backend.invalid/plans", proxies={"http": f"http://127.0.0.1:{proxy.port}"})
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_it_is_told_that_it_was_the_proxy_that_could_not_be_reached(curl, scheme):
+    with Server(OK) as proxy:
+        pass
+    with pytest.raises(requests.exceptions.ProxyError) as caught:
+        ask(curl, f"{scheme}://backend.invalid/plans", proxies={scheme: f"http://a:b@127.0.0.1:{proxy.port}"})
+    assert caught.value.strerror == "Connection refused at the proxy (see proxy, HTTPS_PROXY)"
+
+
 def test_an_address_may_be_of_ipv6(transport):
     try:
         server = Server(OK, host="::1").__enter__()

@@ -100,6 +100,10 @@ def test_a_stopping_worker_lets_a_call_through_that_need_not_wait():
         (requests.ReadTimeout("url: /plans?client_id=7"), "did not answer in time (timeout = 10)"),
         (requests.ConnectTimeout("url: /plans?client_id=7"), "accepted no connection within 10 s"),
         (requests.ConnectionError("url: /plans?client_id=7"), "could not be asked: ConnectionError"),
+        (
+            requests.exceptions.SSLError(60, "self-signed certificate"),
+            "could not be asked: self-signed certificate; check url, its certificate's names and dates, and ca_file",
+        ),
     ],
 )
 def test_a_network_error_is_unavailable_and_says_nothing_of_the_query(error, said):

@@ -247,5 +247,8 @@ class Connection:
 
     def _translated(self, code: int, text: str) -> requests.RequestException:
         if code == pycurl.E_COULDNT_CONNECT and (number := self._curl.getinfo(pycurl.OS_ERRNO)):
-            return requests.ConnectionError(number, os.strerror(number))
+            text = os.strerror(number)
+            if self.way.proxy:
+                return requests.exceptions.ProxyError(number, f"{text} at the proxy (see proxy, HTTPS_PROXY)")
+            return requests.ConnectionError(number, text)
         return _ERRORS.get(code, requests.ConnectionError)(code, text)

@@ -41,6 +41,7 @@ _SHORTEST_ANSWER = 30.0
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 20.0
 _LONGEST_REASON = 2**16  # bytes
+_TLS_ADVICE = "; check url, its certificate's names and dates, and ca_file"
 
 Asked = tuple[Call, Callable[[str, requests.Response], Any]]
 """A call, and what reads its answer."""
@@ -210,7 +211,8 @@ class Http:
             return f"accepted no connection within {self._timeout:g} s"
         if isinstance(error, requests.Timeout):
             return f"did not answer in time (timeout = {self._timeout:g})"
-        return f"could not be asked: {error.strerror or type(error).__name__}"
+        advice = _TLS_ADVICE if isinstance(error, requests.exceptions.SSLError) else ""
+        return f"could not be asked: {error.strerror or type(error).__name__}{advice}"
 
 
 def _read_beginning(response: requests.Response) -> None:
