@@ -212,7 +212,24 @@ def test_done_stays_done_where_the_file_cannot_be_put_away_and_it_is_tried_again
     clock.now += 61
     assert worker.due() == []
     assert worker.files == ["archive/clients.csv"]
-    assert worker.entry(delivery).put_away
+    assert (worker.entry(delivery).put_away, worker.entry(delivery).detail) == (True, "")
+
+
+def test_the_reason_of_a_failure_outlasts_a_time_in_which_its_file_could_not_be_put_away(worker, clock, monkeypatch):
+    def refuse(*_args, **_named):
+        raise OSError(errno.EACCES, "Permission denied", "failed/clients.csv")
+
+    why, kept = "its header names 'id' more than once", "it is finished, but its file cannot be put away"
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write", refuse)
+        delivery = failed(worker)
+        clock.now += 61
+        assert worker.due() == []
+    assert worker.entry(delivery).detail == f"{why}; {kept}: Permission denied: failed/clients.csv"
+    clock.now += 61
+    assert worker.due() == []
+    assert json.loads(read(worker, "failed/clients.csv.error.json"))["detail"] == why
+    assert (worker.entry(delivery).put_away, worker.entry(delivery).detail) == (True, why)
 
 
 @pytest.mark.parametrize(

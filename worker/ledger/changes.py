@@ -42,7 +42,8 @@ class Changes:
         self.let_go = let_go.values(not_before=now + sa.bindparam("hold_off", type_=sa.Double))
         self.guard = sa.select(table.c.lease_until - now > lease / 2).where(_same)
         self.renew = sa.update(table).where(mine).values(held)
-        self.put_away = sa.update(table).where(mine).values(put_away=True, owner="", lease_until=0.0)
+        over = {"put_away": True, "owner": "", "lease_until": 0.0, "detail": sa.bindparam("ended_as")}
+        self.put_away = sa.update(table).where(mine).values(over)
 
         this_run = (attempts.c.delivery == sa.bindparam("this")) & (attempts.c.number == sa.bindparam("run"))
         self.begin_attempt = database.insert(attempts).values(owner=owner, started=now)

@@ -39,7 +39,7 @@ class Ledger:
         self._changes = Changes(self._database, owner, lease)
         self._owner = owner
         self._lease = lease
-        self._put_away: set[str] = set()
+        self._put_away: dict[str, str] = {}
         self._in_hand: set[str] = set()
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
@@ -179,7 +179,7 @@ class Ledger:
     def put_away(self, entry: Entry) -> None:
         """The source lies where it belongs: nothing is left to do. Written down with the next change, a second later
         at the most; who finds it missing after a crash has nothing to move."""
-        self._put_away.add(entry.id)
+        self._put_away[entry.id] = entry.detail
 
     def hold(self, entry: Entry, *, detail: str, hold_off: float) -> None:
         """The end stands, but the source could not be put away yet: let somebody try again later."""
@@ -233,9 +233,11 @@ class Ledger:
     def _write(self) -> Iterator[sa.Connection]:
         with self._database.write() as connection:
             if over := self._put_away.copy():
-                connection.execute(self._changes.put_away, [{"this": delivery} for delivery in over])
+                found = [{"this": delivery, "ended_as": detail} for delivery, detail in over.items()]
+                connection.execute(self._changes.put_away, found)
             yield connection
-        self._put_away -= over
+        for delivery in over:
+            self._put_away.pop(delivery, None)
 
 
 def _change(connection: sa.Connection, change: sa.Update, entry: Entry, **values: Any) -> Entry:

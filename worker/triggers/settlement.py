@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from worker import log
@@ -19,6 +20,7 @@ from worker.records import Delivery, Entry
 from worker.triggers.endings import Ending
 
 HOLD_OFF_MAX = 60.0  # seconds: an outage without a Retry-After is looked at again at least this often
+_NOT_PUT_AWAY = "it is finished, but its file cannot be put away: "
 
 
 class Settlement:
@@ -91,12 +93,13 @@ class Settlement:
 
     def put_away(self, entry: Entry) -> None:
         """The last steps of a finished delivery; where they fail, the end stands, and they are tried again later."""
+        entry = _as_it_ended(entry)
         try:
             over = self._ending.put_away(entry, partial(self._ledger.guard, entry))
         except OSError as error:
-            detail = f"it is finished, but its file cannot be put away: {sentence(error)}"
+            detail = f"{entry.detail}; " if entry.detail else ""
             self._log.error("file not put away", reason=sentence(error))
-            self._ledger.hold(entry, detail=detail, hold_off=HOLD_OFF_MAX)
+            self._ledger.hold(entry, detail=f"{detail}{_NOT_PUT_AWAY}{sentence(error)}", hold_off=HOLD_OFF_MAX)
             return
         if over:
             shutil.rmtree(over, ignore_errors=True)
@@ -105,3 +108,8 @@ class Settlement:
     def reopen(self, entry: Entry) -> bool:
         """Put a failed delivery back among the waiting; False if it did not fail, or its file is gone from failed/."""
         return entry.state == "failed" and self._ending.bring_back(entry) and self._ledger.reopen(entry)
+
+
+def _as_it_ended(entry: Entry) -> Entry:
+    """Without what an earlier attempt to put it away has added."""
+    return replace(entry, detail=entry.detail.partition(_NOT_PUT_AWAY)[0].removesuffix("; "))
