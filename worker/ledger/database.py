@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ _clock = {
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
 _PUT_BACK = 3600.0  # seconds: by more than that, a clock holds nothing up for as long as it was put back
 _MOST_ROWS = 256  # of a statement, which takes some 30,000 values
+_STEP_ROWS = 16  # from one size of a statement to the next: drivers keep each
 
 _MOVE_AWAY = "move it away with its -wal and -shm, and a start makes a new one"
 
@@ -68,16 +69,18 @@ class Database:
     def change_all(self, connection: sa.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Execute a statement over rows, for many of them at once; returns how many it changed.
 
-        ``{rows}`` in it becomes their VALUES, ``{now}`` the clock. Executed for each of them, it would give up and ask
-        for Python's lock as often, among threads that are all busy.
+        ``{rows}`` in it becomes their VALUES, ``{now}`` the clock. The last of them may be there several times, which
+        must change nothing more. Executed for each of them, it would give up and ask for Python's lock as often, among
+        threads that are all busy.
         """
         now = repr(self._clock()) if self._clock else _clock[self._dialect]
-        changed = at = 0
-        while left := len(rows) - at:
-            size = min(1 << left.bit_length() - 1, _MOST_ROWS)  # few sizes: drivers keep each statement
+        changed = 0
+        for at in range(0, len(rows), _MOST_ROWS):
+            some = rows[at : at + _MOST_ROWS]
+            size = _size(len(some))
             text = _over(statement, size, len(rows[0]), _placeholder[self._dialect], now)
-            changed += connection.exec_driver_sql(text, tuple(chain.from_iterable(rows[at : at + size]))).rowcount
-            at += size
+            values = chain.from_iterable(chain(some, repeat(some[-1], size - len(some))))
+            changed += connection.exec_driver_sql(text, tuple(values)).rowcount
         return changed
 
     @contextmanager
@@ -138,6 +141,12 @@ class Database:
                 metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
             raise unusable(where, f"cannot be opened: {_reason(error)}; {_advice(error)}") from error
+
+
+def _size(rows: int) -> int:
+    """Of the statement for so many: a power of two, or a multiple of ``_STEP_ROWS``."""
+    step = min(1 << (rows - 1).bit_length(), _STEP_ROWS)
+    return -(-rows // step) * step
 
 
 @lru_cache(maxsize=64)
