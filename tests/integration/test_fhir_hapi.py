@@ -1,5 +1,6 @@
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
 from urllib.error import HTTPError
@@ -46,6 +47,15 @@ class TestHapi(FhirServerPromises):
             assert stale.headers["X-Cache"].startswith("HIT")
             assert "entry" not in exact_json.loads(stale.read())
         assert ehr.at().resources("Practitioner").search(_id=id_).get()["id"] == id_
+
+    def test_rows_that_create_the_same_at_once_all_get_it(self, ehr):
+        value = new_id()
+
+        def create(line):
+            return ehr.at(line).create(identified(value), if_none_exist={"identifier": (SYSTEM, value)})["id"]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(create, range(16)))) == 1
 
     def test_an_unknown_search_parameter_is_refused_with_the_reason(self, ehr):
         with pytest.raises(Refused, match='Unknown search parameter "shoe"'):

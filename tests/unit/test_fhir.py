@@ -373,3 +373,40 @@ def test_check_compares_the_servers_version_with_the_configured_one():
     assert opened_fhir([statement("4.0.1")]).backend.check() == "FHIR 4.0.1 at https://backend.example:443"
     with pytest.raises(Refused, match=r"speaks FHIR 4.0.1, not R5"):
         opened_fhir([statement("4.0.1")], version="R5").backend.check()
+
+
+ONCE = {"request": {"method": "POST", "url": "Practitioner", "ifNoneExist": "identifier=x"}, "resource": PRACTITIONER}
+RACING = {
+    "create": lambda ehr: ehr.create(PRACTITIONER, if_none_exist={"identifier": "x"}),
+    "transaction": lambda ehr: ehr.transaction([ONCE]),
+}
+
+
+@pytest.mark.parametrize("write", RACING)
+def test_a_row_that_creates_what_another_is_just_creating_finds_it_a_moment_later(write):
+    done = {"resourceType": "Bundle", "entry": [{"response": {"status": "200"}}]} if write == "transaction" else {}
+    ehr = opened_fhir([answer(status=409), answer(status=409), answer({**PRACTITIONER, **done})])
+    RACING[write](ehr.at())
+    assert ehr.calls == 3
+    assert len({request.body for request in ehr.transport.requests}) == 1
+
+
+@pytest.mark.parametrize("write", RACING)
+def test_a_conflict_that_stays_is_refused(write):
+    ehr = opened_fhir(lambda _: answer(status=409))
+    with pytest.raises(Refused, match="409"):
+        RACING[write](ehr.at())
+    assert ehr.calls == 4
+
+
+def test_a_conflict_of_a_version_or_of_a_create_without_a_condition_is_refused_at_once():
+    ehr = opened_fhir(lambda _: answer(status=409))
+    matching = {**ONCE, "request": {**ONCE["request"], "ifMatch": "3"}}
+    for write in (
+        lambda: ehr.at().create(PRACTITIONER),
+        lambda: ehr.at().update(PRACTITIONER, if_match="3"),
+        lambda: ehr.at().transaction([matching]),
+    ):
+        with pytest.raises(Refused, match="409"):
+            write()
+    assert ehr.calls == 3

@@ -37,6 +37,8 @@ _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
 _FHIR_JSON = "application/fhir+json"
 _JSON_PATCH = "application/json-patch+json"
+_CONFLICT = 409
+_RACE_SECONDS = (0.1, 0.4, 1.6)
 
 
 class Fhir:
@@ -120,7 +122,8 @@ class Fhir:
         if found := given or repeats.criteria(sent):
             conditional = replace(call, headers={**call.headers, "If-None-Exist": found})
             call = conditional if given else replace(call, again=lambda: conditional)
-        return self._write(call, Written(sent["resourceType"]), "several resources match if_none_exist")
+        conflict = "several resources match if_none_exist"
+        return self._write(call, Written(sent["resourceType"]), conflict, races=bool(given))
 
     def update(self, resource_: Any, *, if_match: str | None = None) -> Any:
         """Put a resource in the place of the one with its id; ``if_match`` is the version that may be replaced.
@@ -169,7 +172,8 @@ class Fhir:
         def again() -> Call:
             return replace(call, body=exact_json.dumps(bundles.bundle(type_, repeats.conditional(plain))))
 
-        answer = self._write(replace(call, again=again), resource, "the condition of an entry does not hold")
+        conflict = "the condition of an entry does not hold"
+        answer = self._write(replace(call, again=again), conflict=conflict, races=repeats.may_race(plain))
         return bundles.outcomes(self._session.backend, answer, len(entries))
 
     def _valid(self, resource_: Any) -> Resource:
@@ -185,13 +189,26 @@ class Fhir:
         sent = None if body is None else exact_json.dumps(body)
         return Call(method, path, body=sent, headers={**kind, **headers})
 
-    def _write(self, call: Call, read: Reader = resource, conflict: str = "version conflict") -> Any:
+    def _write(
+        self, call: Call, read: Reader = resource, conflict: str = "version conflict", *, races: bool = False
+    ) -> Any:
+        """What ``read`` makes of the answer; ``races``: a conflict may be with another row's write, found next."""
+        for seconds in _RACE_SECONDS if races else ():
+            try:
+                return self._write_once(call, read, conflict)
+            except Refused as error:
+                if error.status != _CONFLICT:
+                    raise
+            self._session.caller.wait(seconds)
+        return self._write_once(call, read, conflict)
+
+    def _write_once(self, call: Call, read: Reader, conflict: str) -> Any:
         written = None
         try:
             written = self._session.caller(call, read)
             return written
         except Refused as error:
-            if error.status == 412 or (error.status == 409 and "If-Match" in call.headers):
+            if error.status == 412 or (error.status == _CONFLICT and "If-Match" in call.headers):
                 raise error.within(f"{conflict}: {error.backend}: ") from error
             if error.status in (400, 422):
                 self._session.refuse_another_version()

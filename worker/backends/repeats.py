@@ -27,6 +27,14 @@ def conditional(entries: list[Entry]) -> list[Entry]:
     return [_conditional(entry) for entry in entries]
 
 
+def may_race(entries: list[Entry]) -> bool:
+    """Whether a conflict may be one of two that create the same at once, and none with a version that was asked for."""
+    requests = [entry.get("request") or {} for entry in entries]
+    return any(request.get("ifNoneExist") for request in requests) and not any(
+        request.get("ifMatch") for request in requests
+    )
+
+
 def _conditional(entry: Entry) -> Entry:
     request = entry.get("request") or {}
     if request.get("method") != "POST" or request.get("ifNoneExist") or "resource" not in entry:
