@@ -704,6 +704,34 @@ def test_a_clock_that_was_ahead_costs_no_ticks_and_doubles_none(worker, clock):
     assert one.turn() == 0
 
 
+def test_ticks_for_which_there_was_no_room_come_as_soon_as_there_is(worker, clock):
+    """Many jobs are due at once at night; else a handful of them would begin every five seconds."""
+
+    def named(name):
+        def tick(row, ctx): ...
+
+        tick.__name__ = name
+        return job(schedule="* * * * *", source=two_rows)(tick)
+
+    jobs = [named(f"job{number}") for number in range(9)]
+    one = worker(*jobs)
+    one.look()
+    clock.now += MINUTE
+    all_of_them = threading.Event()
+
+    def submit(opening):
+        opening()
+        one.submitted.append(opening)
+        if len(one.submitted) == 9:
+            all_of_them.set()
+
+    schedule = Schedule(jobs, one.ledger, one.ticks, submit, lambda: one.room)
+    schedule.start()
+    began_soon = all_of_them.wait(4)
+    schedule.stop()
+    assert began_soon
+
+
 @pytest.mark.parametrize("trouble", ["no room", "no ledger"])
 def test_looks_that_cannot_make_the_next_tick_do_not_follow_one_another_at_once(worker, clock, trouble):
     one = worker(scheduled())

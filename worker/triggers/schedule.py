@@ -41,7 +41,7 @@ class Schedule:
         self._ticks = ticks
         self._submit = submit
         self._room = room
-        self._begun = False
+        self._begun = self._more = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="schedule")
         self._stuck = False
@@ -63,10 +63,13 @@ class Schedule:
 
     def _quiet_for(self) -> float:
         """Seconds until the next tick, or until somebody should look for what was left behind."""
+        if self._more:
+            return 0.0
         return max(0.0, min((each.seconds_left for each in self._timetables), default=QUIET_SECONDS))
 
     def look(self) -> int:
         """Make the ticks that are due, and hand over what can be run; returns how much that was."""
+        self._more = False
         for each in self._timetables:
             each.seconds_left = QUIET_SECONDS  # unless it can be seen to: a tick that is due then makes no haste
         try:
@@ -80,7 +83,7 @@ class Schedule:
                 self._log.warning("the schedule cannot be worked off", reason=trouble.detail)
             self._stuck = True
             return 0
-        self._stuck = False
+        self._stuck, self._more = False, len(due) == room
         for opening in due:
             self._submit(opening)
         return len(due)
