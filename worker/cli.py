@@ -179,7 +179,6 @@ def run(
     ended_by_signals(cut_off)
     project = load_project(config)
     with (
-        prints_aside(),
         screens.Bars(shown=once and _is_watched(json)) as bars,
         _worker(project, bars, json=json, cut_off=cut_off) as worker,
     ):

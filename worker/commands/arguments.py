@@ -37,7 +37,7 @@ def load_project(config: Path | None) -> Project:
 
 
 def prints_aside() -> redirect_stdout[TextIO]:
-    """What jobs print goes to standard error meanwhile, as programs read the results."""
+    """What jobs print goes to standard error meanwhile, as a program may read the results."""
     return redirect_stdout(sys.stderr)
 
 
