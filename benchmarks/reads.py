@@ -26,7 +26,7 @@ THREADS = 64
 IDS = [f"practitioner-{number:06}" for number in range(READS)]
 
 
-def ours(url: str) -> None:
+def ours(url: str, pool: Pool) -> None:
     """A job's ``ctx.fhir[name].read`` on the worker's threads; a delivery has a session of its own."""
     ehr = open_backend("ehr", FhirSettings(url=f"{url}/fhir"), None, threads=THREADS)
     assert isinstance(ehr, FhirBackend)
@@ -35,8 +35,7 @@ def ours(url: str) -> None:
     def read(number: int) -> str:
         return session.at(RowKey("d" * 64, number)).read("Practitioner", IDS[number])["id"]
 
-    with Pool(THREADS) as pool:
-        found = sorted(id_ for some in pool.run(read, [range(READS)]) for id_ in some)
+    found = sorted(id_ for some in pool.run(read, [range(READS)]) for id_ in some)
     assert found == IDS
     ehr.close()
 
@@ -69,9 +68,13 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--latency", type=float, default=0.005)
     options = arguments.parse_args()
-    sides = {"a loop": loop, "16 threads": threads, "longshore": ours}
-    with backend(options.latency) as url:
-        ours(url)  # imports, and nothing else: a new backend has no connections
+    with backend(options.latency) as url, Pool(THREADS) as pool:
+        sides: dict[str, Callable[[str], None]] = {
+            "a loop": loop,
+            "16 threads": threads,
+            "longshore": lambda url: ours(url, pool),
+        }
+        ours(url, pool)  # imports and threads, as in a worker that runs: a new backend has no connections
         rounds = [{name: timed(side, url) for name, side in sides.items()} for _ in range(options.rounds)]
     print(f"{READS:,} reads, {options.latency * 1000:.0f} ms a request\n")
     print(f"{'':>12} {'requests':>9} {'seconds':>9} {'of the loop':>12}")

@@ -6,7 +6,7 @@ import pytest
 from fake_backend import BASE, answer, opened_fhir, query
 
 from worker.backends.answers import TooCostly
-from worker.backends.lookups import MOST_IDS, Lookups
+from worker.backends.lookups import ENOUGH, MOST_IDS, Lookups
 from worker.errors import Refused, ServerFault, Unauthorized, Unavailable
 from worker.records import RowKey
 
@@ -334,31 +334,42 @@ def waiting(lookups, count):
         threading.Event().wait(0.001)
 
 
-def test_reads_that_come_while_one_is_in_flight_go_together():
-    gate = Gate()
+def test_a_few_reads_wait_for_the_one_in_flight_and_go_together():
+    gate, few = Gate(), ENOUGH - 1
     lookups = Lookups(gate)
-    with ThreadPoolExecutor(40) as pool:
+    with ThreadPoolExecutor(ENOUGH) as pool:
         first = pool.submit(lookups.read, "Patient", ["first"])
         gate.begun.acquire()
-        others = [pool.submit(lookups.read, "Patient", [id_]) for id_ in ids(30)]
-        waiting(lookups, 30)
+        others = [pool.submit(lookups.read, "Patient", [id_]) for id_ in ids(few)]
+        waiting(lookups, few)
         gate.open.set()
         assert first.result() == {"first": {"id": "first"}}
-        assert [list(other.result()) for other in others] == [[id_] for id_ in ids(30)]
-    assert [len(asked) for asked in gate.asked] == [1, 30]
+        assert [list(other.result()) for other in others] == [[id_] for id_ in ids(few)]
+    assert [len(asked) for asked in gate.asked] == [1, few]
 
 
-def test_a_full_batch_does_not_wait_for_the_one_in_flight():
+@pytest.mark.parametrize(
+    ("in_flight", "enough"),
+    [(1, ENOUGH), (ENOUGH, ENOUGH), (ENOUGH + 5, ENOUGH + 5), (MOST_IDS, MOST_IDS), (2 * MOST_IDS, MOST_IDS)],
+)
+def test_as_many_as_are_in_flight_or_a_full_request_wait_no_longer(in_flight, enough):
     gate = Gate()
     lookups = Lookups(gate)
-    with ThreadPoolExecutor(MOST_IDS + 1) as pool:
-        all_ = [pool.submit(lookups.read, "Patient", ["first"])]
-        gate.begun.acquire()
-        all_ += [pool.submit(lookups.read, "Patient", [id_]) for id_ in ids(MOST_IDS)]
+    with ThreadPoolExecutor(2 + enough) as pool:
+        all_ = []
+        for each in (ids(in_flight)[:MOST_IDS], ids(in_flight)[MOST_IDS:]):
+            if each:
+                all_.append(pool.submit(lookups.read, "Patient", each))
+                gate.begun.acquire()
+        others = [f"other-{number}" for number in range(enough)]
+        all_ += [pool.submit(lookups.read, "Patient", [id_]) for id_ in others[:-1]]
+        waiting(lookups, enough - 1)
+        assert sum(map(len, gate.asked)) == in_flight
+        all_.append(pool.submit(lookups.read, "Patient", others[-1:]))
         gate.begun.acquire()
         gate.open.set()
         assert all(one.result() for one in all_)
-    assert [len(asked) for asked in gate.asked] == [1, MOST_IDS]
+    assert sorted(gate.asked[-1]) == sorted(others)
 
 
 def test_equal_reads_of_several_threads_are_one_request():

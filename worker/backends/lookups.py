@@ -14,6 +14,9 @@ from worker.errors import Interrupted, Refused, ServerFault
 MOST_IDS = 50
 """How many ids one request asks for."""
 
+ENOUGH = 32
+"""So many ids are worth a request while others are in flight."""
+
 MOST_BYTES = 64 * 2**20
 """How much is remembered; then the answer that was wanted last longest ago is dropped."""
 
@@ -115,9 +118,10 @@ class Lookups:
 
     ``fetch(type, ids)`` does the asking, of ``most(type)`` ids at once. What it leaves out or breaks over is asked for
     again, one by one, as one of those ids may be the reason; all of a type only where it refuses several and has never
-    answered several. While a request for a type is in flight others wait and then go together, at once when there are
-    ``most`` of them: so nobody ever sleeps to collect, and a single read goes out at once. A waiting thread does the
-    sending. An answer is remembered as JSON, so that no two rows share one dict.
+    answered several. A single read goes out at once. While ids of a type are in flight others wait, and go together as
+    soon as they are as many as those, and ``ENOUGH``, or ``most``: so nobody ever sleeps to collect, and threads that
+    read on and on come to two requests in turn, each for half of them. A waiting thread does the sending. An answer is
+    remembered as JSON, so that no two rows share one dict.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class Lookups:
         self._slots: dict[Key, _Slot] = {}
         self._waiting: defaultdict[str, list[_Slot]] = defaultdict(list)
         self._readers: defaultdict[str, dict[_Reader, None]] = defaultdict(dict)  # those that sleep, in order
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()  # ids that are being asked for
         self._batch = _Sizes(most)
         self._together: set[str] = set()  # types of which several have been answered at once
 
@@ -199,18 +203,19 @@ class Lookups:
 
     def _wait(self, type_: str, reader: _Reader) -> list[_Slot]:
         """Wait until all slots have answers (then nothing is returned) or it is this thread's turn to ask for some."""
-        while True:
+        while reader.missing:
             with self._lock:
                 if not reader.missing:
-                    return []
+                    break
                 if self._may_go(type_):
                     return self._next_batch(type_)
                 self._readers[type_][reader] = None
             reader.wait()
+        return []
 
     def _may_go(self, type_: str) -> bool:
-        waiting = self._waiting[type_]
-        return bool(waiting) and (not self._in_flight[type_] or len(waiting) >= self._size(type_))
+        waiting, in_flight = len(self._waiting[type_]), self._in_flight[type_]
+        return waiting > 0 and (not in_flight or waiting >= min(max(in_flight, ENOUGH), self._size(type_)))
 
     def _size(self, type_: str) -> int:
         """How many go together now; those that go alone stand in front."""
@@ -220,18 +225,16 @@ class Lookups:
         waiting = self._waiting[type_]
         batch = waiting[: self._size(type_)]
         del waiting[: len(batch)]
-        self._in_flight[type_] += 1
+        self._in_flight[type_] += len(batch)
         self._call_one(type_)
         return batch
 
     def _call_one(self, type_: str) -> None:
         """Call a thread to ask for what waits, if that may go; whose slots wait is asleep, or about to look itself."""
-        if self._readers[type_] and self._may_go(type_):
-            self._call(type_, next(iter(self._readers[type_])))
-
-    def _call(self, type_: str, reader: _Reader) -> None:
-        if reader in self._readers[type_]:
-            del self._readers[type_][reader]
+        asleep = self._readers[type_]
+        if asleep and self._may_go(type_):
+            reader = next(iter(asleep))
+            del asleep[reader]
             reader.call()
 
     def _fly(self, type_: str, batch: list[_Slot]) -> None:
@@ -255,12 +258,16 @@ class Lookups:
 
     def _land(self, type_: str, batch: list[_Slot], answers: Mapping[str, Answer], smaller: int | None) -> None:
         with self._lock:
-            self._in_flight[type_] -= 1
+            self._in_flight[type_] -= len(batch)
             self._ask_again(type_, [slot for slot in batch if slot.id not in answers], smaller)
             for slot in batch:
                 if slot.id in answers:
                     self._answer((type_, slot.id), slot, answers[slot.id])
-            self._call_one(type_)
+            readers = [reader for slot in batch for reader in slot.readers if not reader.missing]
+            served = [reader for reader in readers if self._readers[type_].pop(reader, True) is None]
+            self._call_one(type_)  # first of all, as the others may go on while its request is on its way
+        for reader in served:
+            reader.call()
 
     def _ask_again(self, type_: str, slots: list[_Slot], smaller: int | None) -> None:
         if smaller:
@@ -275,8 +282,6 @@ class Lookups:
         slot.answer = answer
         for reader in slot.readers:
             reader.missing -= 1
-            if not reader.missing:
-                self._call(key[0], reader)
         if self._slots.get(key) is not slot:
             return  # written or asked for afresh meanwhile
         del self._slots[key]
