@@ -135,28 +135,32 @@ class App:
     def run_once(self) -> None:
         """Work off what is there: due ticks, what was left behind, what is, or soon gets, complete, and the queues.
 
-        Raises ``Paused`` if the broker is not there.
+        Raises ``Paused`` if the broker is not there, or a file cannot be taken.
         """
         with self._queues.consumed() as queue:
             schedule = self._schedule()
             handed_over = schedule.look()  # before the inbox, whose files may wait for a tick
-            self._empty_inbox()
+            trouble = self._empty_inbox()
             while handed_over and not self.stop.is_set():  # the ticks of a job come one after the other
                 self.crew.join()
                 handed_over = schedule.look()
             self.crew.join()
             if queue:
                 self._queues.empty(queue)
+        if trouble:
+            raise Paused(f"not all of the inbox could be worked off: {trouble}; mend that, and run it again")
 
-    def _empty_inbox(self) -> None:
-        inbox = self._inbox()
-        looks_in_vain = 0
+    def _empty_inbox(self) -> str:
+        """Returns what stood in the way of taking all that is there."""
+        inbox, trouble, looks_in_vain = self._inbox(), "", 0
         while looks_in_vain < LOOKS_IN_VAIN and not self.stop.is_set():
             look = inbox.sweep()
+            trouble = look.trouble or (trouble if look.settling else "")  # what was not taken has to settle again
             if not look.more and not look.settling:
                 break
             looks_in_vain = 0 if look.handed_over else looks_in_vain + 1
             self.stop.wait(0 if look.more else self.settings.worker.settle_seconds)
+        return trouble
 
     def process(self, files: Iterable[Path], *, job: str = "") -> None:
         """Run the job over copies of some files; raises ``OSError`` if one cannot be copied."""

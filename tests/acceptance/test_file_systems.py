@@ -68,6 +68,25 @@ def test_a_file_goes_over_every_border_once_wherever_its_worker_dies(
     assert set(server.times_sent.values()) == {1}
 
 
+def test_a_run_that_cannot_take_a_file_out_of_the_inbox_says_so_and_does_not_end_well(
+    tmp_path: Path, server: OrderServer
+) -> None:
+    project = make_project(tmp_path / "project", server.url)
+    command = ("--config", project / "longshore.toml", "run", "--once")
+    with small_disk(project / "inbox"):
+        write_clients(project / "inbox" / "clients.csv", ROWS)
+        subprocess.run(["mount", "-o", "remount,ro", str(project / "inbox")], check=True)
+        with longshore(*command, log=project / "run.log") as process:
+            assert process.wait(60) == 1
+        assert (
+            "error: not all of the inbox could be worked off: Read-only file system"
+            in (project / "run.log").read_text()
+        )
+        subprocess.run(["mount", "-o", "remount,rw", str(project / "inbox")], check=True)
+        run_once(project)
+        check_outcomes(project, ROWS)
+
+
 @pytest.mark.parametrize("point", ["half copied to another file system", "copied to another file system, not removed"])
 def test_a_failed_file_is_seen_whole_and_once_where_failed_is_on_another_file_system(
     tmp_path: Path, point: str

@@ -232,8 +232,12 @@ def test_a_file_that_cannot_be_moved_does_not_hold_up_the_others(worker, monkeyp
     (warning,) = warnings(capture_log)
     assert (warning["name"], "Operation not permitted" in warning["reason"]) == ("clients-stuck.csv", True)
     assert worker.inbox.sweep().handed_over == 0
+    worker.inbox._clock.now += 1
+    found = worker.inbox.sweep()
+    assert (found.handed_over, "Operation not permitted" in found.trouble) == (0, True)
     monkeypatch.setattr(Path, "rename", rename)
     assert settled(worker) == ["clients-stuck.csv"]
+    assert worker.inbox.sweep().trouble == ""
 
 
 def test_an_inbox_that_is_missing_is_told_once_and_worked_off_when_it_is_back(worker, capture_log):

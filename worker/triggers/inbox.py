@@ -64,11 +64,15 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a look found: how many deliveries, whether ``more`` are complete, whether others are still ``settling``."""
+    """What a look found: how many deliveries, whether ``more`` are complete, whether others are still ``settling``.
+
+    ``trouble`` says why a file could not be taken, or the inbox not be looked through.
+    """
 
     handed_over: int
     more: bool
     settling: bool
+    trouble: str = ""
 
 
 class Inbox:
@@ -102,6 +106,7 @@ class Inbox:
         self._renamed: set[str] = set()
         self._events = Events()
         self._warned: set[tuple[str, str]] = set()
+        self._trouble = ""
         self._stopping = False
         self._thread = threading.Thread(target=self._watch, name="inbox")
         self._log = log.get_logger()
@@ -128,6 +133,7 @@ class Inbox:
 
     def sweep(self) -> Sweep:
         """One look; hands over what it finds."""
+        self._trouble = ""
         try:
             self._renamed |= self._events.renamed()
             released = self._released() if self._holds_any else {}
@@ -140,9 +146,9 @@ class Inbox:
             self._warned.discard((_STUCK, str(self._folder)))
         except (OSError, Paused) as error:
             self._warn(_STUCK, str(self._folder), sentence(error))
-            return Sweep(0, more=False, settling=False)
+            return Sweep(0, more=False, settling=False, trouble=sentence(error))
         more = (0 < len(due) == room) or len(complete) > AT_A_LOOK
-        return Sweep(len(due) + taken, more=more, settling=settling)
+        return Sweep(len(due) + taken, more=more, settling=settling, trouble=self._trouble)
 
     def _take(self, look: Look) -> bool:
         name = look.path.name
@@ -153,7 +159,8 @@ class Inbox:
             self._looks.pop(name, None)
             opening = self._claims.claim(look.path)
         except OSError as error:  # this one cannot be moved; the others need not wait for it
-            self._warn(_LEFT_ALONE, name, sentence(error))
+            self._trouble = sentence(error)
+            self._warn(_LEFT_ALONE, name, self._trouble)
             return False
         if opening:
             self._submit(opening)
