@@ -35,7 +35,7 @@ class WorkerError(Exception):
     @property
     def detail(self) -> str:
         """The sentence alone."""
-        return str(self)
+        return str(self) or "the job gave no reason"
 
 
 @dataclass(frozen=True, slots=True)

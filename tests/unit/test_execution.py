@@ -168,6 +168,10 @@ def test_a_bug_costs_its_row_and_is_logged_without_its_message(bug, capture_log)
     assert "007" not in str(event)
 
 
+def test_a_rejection_without_a_reason_says_so():
+    assert outcome_of(raising(Reject)).detail == DeliveryError().detail == "the job gave no reason"
+
+
 NO_RESULT = "it returned what is no result ({}); let it return a mapping, a list of mappings, or None"
 NO_JSON = "its result cannot be written as JSON (Type is not JSON serializable: {})"
 
