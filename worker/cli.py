@@ -266,6 +266,7 @@ def _worker(
 
         level = "warning" if bars.shown and not log_to else project.settings.worker.log_level
         log.configure(level, stream=log_to or sys.stderr, json=json)
+        log.tell_what_python_prints()
         with App(project, bars, stop=stop) as worker, reloaded_by_signals(worker.reload):
             yield worker
 

@@ -51,6 +51,19 @@ def configure(
     root.addHandler(_Bridge(logging.WARNING))
 
 
+def tell_what_python_prints() -> None:
+    """From now on, log what Python would print by itself: what ends a thread of a job's, or is raised where nobody can
+    catch it, without its message, which may quote a row; and warnings."""
+    threading.excepthook = sys.unraisablehook = _tell
+    logging.captureWarnings(True)
+
+
+def _tell(seen: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+    if seen.exc_type is not SystemExit:
+        where = location(seen.exc_value) if seen.exc_value else ""
+        get_logger().error("error outside of any row", error=seen.exc_type.__name__, where=where)
+
+
 def get_logger() -> FilteringBoundLogger:
     """A logger; its events are short lower-case phrases, with values as keywords."""
     logger: FilteringBoundLogger = structlog.get_logger()
