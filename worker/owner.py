@@ -33,6 +33,13 @@ class Owner:
         self.name = f"{self._machine}.{os.getpid()}.{secrets.token_hex(4)}"
         self._handle = os.open(self._folder / self.name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
+        os.register_at_fork(after_in_child=self._let_go)
+
+    def _let_go(self) -> None:
+        """A process that a job has forked may outlive the worker, whose lock it would hold."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
     def gone(self, name: str) -> bool:
         """Whether that owner surely lives no more. One on another machine, or without a trace here, is not judged."""
@@ -60,4 +67,4 @@ class Owner:
     def close(self) -> None:
         """Leave in good order."""
         (self._folder / self.name).unlink(missing_ok=True)
-        os.close(self._handle)
+        self._let_go()

@@ -42,13 +42,25 @@ def test_one_that_was_killed_is_gone_at_once(owner, tmp_path):
     assert owner.gone(name)
 
 
-def killed(tmp_path):
-    """A process that becomes an owner and dies without a word."""
+def test_one_that_was_killed_is_gone_at_once_though_a_process_that_its_job_forked_lives_on(owner, tmp_path):
+    ours, its = os.pipe()
+    name = killed(tmp_path, f"if os.fork() == 0: os.close(1); os.read({ours}, 1); os._exit(0)", keep=ours)
+    assert owner.gone(name)
+    os.close(its)
+    os.close(ours)
+
+
+def killed(tmp_path, before="pass", keep=0):
+    """A process that becomes an owner, does something, and dies without a word."""
     code = (
-        "import os, pathlib, sys; from worker.owner import Owner; "
-        f"print(Owner(pathlib.Path({str(tmp_path / 'workers')!r}), machine='here').name, flush=True); os._exit(9)"
+        "import os, pathlib, sys; from worker.owner import Owner\n"
+        f"print(Owner(pathlib.Path({str(tmp_path / 'workers')!r}), machine='here').name, flush=True)\n"
+        f"{before}\nos._exit(9)"
     )
-    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[keep], text=True, check=False, timeout=20
+    )
+    return done.stdout.strip()
 
 
 def test_one_of_another_machine_is_not_judged(owner):
