@@ -5,6 +5,7 @@ real one does all the time.
 """
 
 from collections import defaultdict, deque
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import count
 from threading import Event
@@ -158,6 +159,9 @@ class Twin:
             done(self._end(outgoing))
         except Exception:  # noqa: BLE001 - as the real one: a bug costs no connection
             log.get_logger().exception("the end of a message could not be taken")
+
+    def gathered(self):
+        return nullcontext()
 
     def _end(self, outgoing):
         to = outgoing.routing_key

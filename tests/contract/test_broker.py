@@ -55,6 +55,16 @@ def test_messages_arrive_in_order_and_each_has_one_end(side):
     assert post.all_ended() == [(each, Sent.CONFIRMED) for each in sent]
 
 
+def test_what_is_published_together_arrives_in_order_also_if_that_ends_early(side):
+    requests, post, sent = side.inbox(prefetch=300), side.post(), []
+    with pytest.raises(ValueError, match="early"), side.broker.gathered():
+        sent += [post.send() for _ in range(100)]
+        raise ValueError("early")
+    sent.append(post.send())
+    assert [message.message_id for message in requests.take(101)] == sent
+    assert post.all_ended() == [(each, Sent.CONFIRMED) for each in sent]
+
+
 def test_what_no_queue_takes_is_returned_and_the_others_are_not(side):
     side.inbox()
     post, expected = side.post(), {}

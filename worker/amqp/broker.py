@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from random import random as any_number
@@ -101,6 +102,10 @@ class Broker:
             self._direct.publish(outgoing, done, tries)
         else:
             self._publisher.publish(outgoing, done, tries)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Send what is published in the ``with`` at its end, but for direct replies; for one thread at a time."""
+        return self._publisher.gathered()
 
     def _use_direct(self) -> None:
         if "direct replies" not in self._used:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from worker import log
@@ -62,7 +62,7 @@ class Publisher:
         self._numbered = 0
         self._when_idle: Callable[[], None] | None = None
         self._suspects = 0  # the broker has closed the channel for one of so many: one by one
-        self._gone = self._opening = False
+        self._gone = self._opening = self._gathering = False
         self._begin_channel()
 
     def _begin_channel(self) -> None:
@@ -74,8 +74,22 @@ class Publisher:
         self._handed_over.append(_Item(outgoing, Encoded(outgoing), done, tries))
         if self._gone:
             self.give_up()
-        else:
+        elif not self._gathering:
             self._bell.ring()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Send what is published in the ``with`` at its end; for one thread at a time.
+
+        Woken by the first of many, the loop would take Python's lock from the thread that has the others.
+        """
+        self._gathering = True
+        try:
+            yield
+        finally:
+            self._gathering = False
+            if self._handed_over:
+                self._bell.ring()
 
     @property
     def outstanding(self) -> int:

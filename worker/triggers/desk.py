@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
 
@@ -41,6 +42,9 @@ class Office(Protocol):
 
     def run(self, requests: list[Request]) -> None:
         """Run these, each if the desk lets it begin once there is a thread for it."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Send what is answered in the ``with`` at its end."""
 
     def judge(self, request: Request, standing: Standing) -> None:
         """Answer what is not to be run: it was done or failed, or is a conflict."""
@@ -227,17 +231,21 @@ class Desk:
         except Exception:  # whatever it is, the ledger knows nothing of these
             self._put_back(claims, ended)
             raise
-        for request, note, then in ended:
-            self._leave(request)
-            if note in late:
-                self._log.warning("message lost", queue=note.queue, delivery=request.delivery)
-                self._arrived.extend(request.messages)
-                self._woken.set()
-            else:
-                self._safely(then, request.messages)
-        for request, standing in zip(claims, standings, strict=True):
-            if self._is_ours(request, standing):
-                self._claimed[request.message.queue].append(request)
+        with self._office.gathered():
+            for request, note, then in ended:
+                self._go_on(request, then, lost=note in late)
+            for request, standing in zip(claims, standings, strict=True):
+                if self._is_ours(request, standing):
+                    self._claimed[request.message.queue].append(request)
+
+    def _go_on(self, request: Request, then: Callable[[], None], *, lost: bool) -> None:
+        self._leave(request)
+        if lost:
+            self._log.warning("message lost", queue=request.message.queue, delivery=request.delivery)
+            self._arrived.extend(request.messages)
+            self._woken.set()
+        else:
+            self._safely(then, request.messages)
 
     def _hand_out(self) -> None:
         """Hand out what may soon begin: were it as soon as a thread is free, a slow ledger would let ends pile up that

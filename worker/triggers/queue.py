@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -241,6 +242,10 @@ class Queue:
                 )
 
         self._desk.end(request, note, send)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Send what is answered in the ``with`` at its end."""
+        return self._broker.gathered()
 
     def judge(self, request: Request, standing: Standing) -> None:
         """Answer what is not to be run: it was done or failed, or is a conflict."""
