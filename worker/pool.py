@@ -159,6 +159,7 @@ class Pool:
         self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
+        self._resting = 0  # threads that wait for it
         self._closed = self._given_up = False
 
     def run(
@@ -283,10 +284,12 @@ class Pool:
                         work = partial(self._drain, stream)
                     else:
                         work = partial(self._work_off, stream, *stream.todo.popleft())
-                    if stream.ready and not stream.quick:
+                    if self._resting and stream.ready and not stream.quick:
                         self._ready.notify()
                     return work
+                self._resting += 1
                 self._ready.wait()
+                self._resting -= 1
         return None
 
     def _drain(self, lane: Lane[Any]) -> None:
@@ -301,8 +304,10 @@ class Pool:
 
         Rows that all wait for one slow backend would take thread after thread if the streams only took turns.
         """
+        if len(self._streams) == 1:
+            return self._streams[0] if self._streams[0].ready else None
         found = min((stream for stream in self._streams if stream.ready), key=_threads, default=None)
-        if found is not None and len(self._streams) > 1:
+        if found is not None:
             self._streams.remove(found)
             self._streams.append(found)
         return found

@@ -54,6 +54,8 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
 
 def _quoted(value: Any) -> str:
     """As ``urlencode`` does it, which looks at each value five times."""
+    if type(value) is str and value.isascii() and value.isalnum():
+        return value
     text = value if isinstance(value, _TEXT) else str(value)
     return text if isinstance(text, str) and _UNRESERVED.fullmatch(text) else quote_plus(text)
 
