@@ -183,6 +183,8 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "frame", f"the job takes frames, but its row is a {job.model.__name__}; annotate it with DataFrame"
     if job.timezone is not None and not _is_found(ZoneInfo, job.timezone):
         yield "timezone", f'{job.timezone!r} is unknown; write a name such as "Europe/Prague"'
+    elif job.timezone is not None and not job.schedule:
+        yield "timezone", "it is the schedule's; write schedule too"
     if job.encoding is not None and not _is_found("".encode, job.encoding):
         yield "encoding", f'{job.encoding!r} is no encoding of text; write e.g. "utf-8" or "cp1250"'
     if job.delimiter is not None and job.delimiter in '"\r\n':

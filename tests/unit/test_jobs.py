@@ -222,6 +222,7 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("overlap='wait'", "overlap: must be 'skip' or 'queue'"),
         ("misfire='never'", "misfire: must be 'once', 'skip' or 'all'"),
         ("timezone='Europe/Nowhere'", "timezone: 'Europe/Nowhere' is unknown"),
+        ("timezone='Europe/Prague'", "timezone: it is the schedule's; write schedule too"),
         ("timezone='Europe'", "timezone: 'Europe' is unknown"),
         ("encoding='utf-99'", "encoding: 'utf-99' is no encoding of text"),
         ("encoding='hex'", "encoding: 'hex' is no encoding of text"),

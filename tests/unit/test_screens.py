@@ -49,10 +49,11 @@ def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
     assert capsys.readouterr().out.endswith(f"{deliveries} done, 0 failed{said}\n")
 
 
-def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys):
-    pause = {"backend": "billing", "state": "down", "seconds": 22.6, "reason": "answered 503", "worker": "host.7"}
+@pytest.mark.parametrize(("seconds", "said"), [(22.6, "left alone for 23 s more"), (0.3, "asked again just now")])
+def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys, seconds, said):
+    pause = {"backend": "billing", "state": "down", "seconds": seconds, "reason": "answered 503", "worker": "host.7"}
     screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [pause])
-    assert "backend billing is down, left alone for 23 s more by host.7: answered 503" in capsys.readouterr().out
+    assert f"backend billing is down, {said} by host.7: answered 503" in capsys.readouterr().out
 
 
 def test_a_status_says_that_the_broker_is_away_by_whom_and_why(capsys):

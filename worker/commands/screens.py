@@ -125,8 +125,9 @@ def status(
     shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
     for each in pauses:
-        how_long = f"left alone for {each['seconds']:,.0f} s more by {each['worker']}"
-        say(f"backend {each['backend']} is {each['state']}, {how_long}: {each['reason']}")
+        left = round(each["seconds"])
+        how_long = f"left alone for {left:,} s more" if left else "asked again just now"
+        say(f"backend {each['backend']} is {each['state']}, {how_long} by {each['worker']}: {each['reason']}")
     for each in brokers:
         say(f"the broker {each['reason']} (told by {each['worker']})")
     if counts["failed"]:
