@@ -119,4 +119,4 @@ def _both_sides(queue: Queue, said: str) -> str:
 def _value(said: str) -> str:
     """``the value '5000' of type 'signedint'`` -> ``5000``."""
     quoted = re.search(r"'([^']*)'", said)
-    return (quoted[1] or "of no name") if quoted else said
+    return (quoted[1] or "an empty one") if quoted else said
