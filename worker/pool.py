@@ -158,8 +158,7 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
         self._lock = threading.Lock()
-        self._ready = threading.Condition(self._lock)
-        self._resting = 0  # threads that wait for it
+        self._resting: list[threading.Lock] = []  # what each thread waits for that has nothing to do
         self._closed = self._given_up = False
 
     def run(
@@ -210,15 +209,15 @@ class Pool:
         with self._lock:
             self._start_threads(lane.waiting)
             if not lane.quick:
-                self._ready.notify(lane.waiting)
+                self._wake(lane.waiting)
             elif urgent or not lane.active:  # else the one that is at it goes on with these
-                self._ready.notify()
+                self._wake(1)
 
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
         with self._lock:
             stream.add(items)
             self._start_threads(len(stream.todo))
-            self._ready.notify(1 if stream.quick else len(stream.todo))
+            self._wake(1 if stream.quick else len(stream.todo))
 
     def _collect(
         self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]], hurry: Callable[[], None]
@@ -244,7 +243,7 @@ class Pool:
                 yield results
             elif stream.todo:  # a row that takes its time among quick ones: another thread goes on with the rest
                 with self._lock:
-                    self._ready.notify()
+                    self._wake(1)
             if over:
                 return
 
@@ -272,10 +271,12 @@ class Pool:
     def _serve(self) -> None:
         self._inside.of_a_thread = True
         self._cores.join()
-        while (work := self._take()) is not None:
+        call = threading.Lock()
+        call.acquire()
+        while (work := self._take(call)) is not None:
             work()
 
-    def _take(self) -> Callable[[], None] | None:
+    def _take(self, call: threading.Lock) -> Callable[[], None] | None:
         with self._lock:
             while not self._closed:
                 if stream := self._next():
@@ -285,19 +286,31 @@ class Pool:
                     else:
                         work = partial(self._work_off, stream, *stream.todo.popleft())
                     if self._resting and stream.ready and not stream.quick:
-                        self._ready.notify()
+                        self._wake(1)
                     return work
-                self._resting += 1
-                self._ready.wait()
-                self._resting -= 1
+                self._rest(call)
         return None
+
+    def _rest(self, call: threading.Lock) -> None:
+        """Wait for a call, without the pool's lock meanwhile."""
+        self._resting.append(call)
+        self._lock.release()
+        try:
+            call.acquire()
+        finally:
+            self._lock.acquire()
+
+    def _wake(self, threads: int) -> None:
+        """Call so many, if there are; first who rests the shortest: what that one needs is still in the cache."""
+        for _ in range(min(threads, len(self._resting))):
+            self._resting.pop().release()
 
     def _drain(self, lane: Lane[Any]) -> None:
         lane.work_off()
         with self._lock:
             lane.active -= 1
             if lane.ready and not lane.quick:  # a further thread, beside this one
-                self._ready.notify()
+                self._wake(1)
 
     def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:
         """Of the streams with work, the one that has the fewest threads, and of those the one that waited longest.
@@ -348,7 +361,7 @@ class Pool:
         """End the threads; nothing may be running any more, but what was given up."""
         with self._lock:
             self._closed = True
-            self._ready.notify_all()
+            self._wake(len(self._resting))
         for thread in self._threads:
             thread.join(0 if self._given_up else None)
 

@@ -409,6 +409,20 @@ def test_a_thread_of_the_pool_that_has_items_of_its_own_works_them_off_itself(op
     assert results == [11, 12, 13]
 
 
+def test_what_comes_now_and_then_is_always_for_the_thread_that_has_rested_the_shortest(opened):
+    pool, threads, seen = opened(8), 8, []
+    assert list(pool.run(AtOnce(threads), [range(threads)]))  # so that there are so many
+    lane = pool.lane(lambda _: seen.append(threading.get_ident()))
+    for _ in range(20):
+        while len(pool._resting) < threads:
+            time.sleep(0.001)
+        lane.put(["item"])
+        while lane.waiting or lane.active:
+            time.sleep(0.001)
+    assert len(seen) == 20
+    assert len(set(seen)) == 1
+
+
 def test_a_lane_rests_after_the_last_of_its_quick_items(opened):
     done, rests, rested = [], [], threading.Event()
 
