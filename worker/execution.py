@@ -14,6 +14,7 @@ from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
 from worker.errors import DeliveryError, Interrupted, NoResult, Refused, Reject, ServerFault, WorkerError
+from worker.forks import forks
 from worker.records import Chunk, Outcome, Row
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Execution:
 
     def __init__(self, job: Job[..., Any], context: DeliveryContext, *, bugs: Bugs = (BaseException,)) -> None:
         self._job = job
-        self._process = os.getpid()
+        self._forks = forks.count
         self._kinds_of_bugs = bugs
         self._columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
         self._context = context
@@ -129,10 +130,10 @@ class Execution:
         try:
             returned = function(*arguments)
         except BaseException as raised:
-            if os.getpid() != self._process:
+            if forks.count != self._forks:
                 os._exit(_exit_code(raised))
             raise
-        if os.getpid() != self._process:
+        if forks.count != self._forks:
             os._exit(0)
         return returned
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -12,19 +11,7 @@ from requests.utils import select_proxy
 
 from worker.backends.curl import Certificate, Connection, NotAnswered, Timeout, Way
 from worker.backends.http1 import Answer
-
-
-class _Forks:
-    """Of how many forks this process is the last; to ask the kernel at each call who we are costs more."""
-
-    count = 0
-
-    def another(self) -> None:
-        self.count += 1
-
-
-_forks = _Forks()
-os.register_at_fork(after_in_child=_forks.another)
+from worker.forks import forks
 
 
 class CutOff(requests.ConnectionError):
@@ -78,7 +65,7 @@ class CurlAdapter(BaseAdapter):
         self._max_body = max_body
         self._idle: defaultdict[Way, list[Connection]] = defaultdict(list)
         self._closed = False
-        self._forks = _forks.count
+        self._forks = forks.count
 
     def send(
         self,
@@ -158,9 +145,9 @@ class CurlAdapter(BaseAdapter):
                 return
 
     def _take(self, way: Way) -> Connection | None:
-        if self._forks != _forks.count:
+        if self._forks != forks.count:
             # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
-            self._parents, self._idle, self._forks = self._idle, defaultdict(list), _forks.count
+            self._parents, self._idle, self._forks = self._idle, defaultdict(list), forks.count
         while True:
             try:
                 connection = self._idle[way].pop()  # the last one used, so that those too many grow old
