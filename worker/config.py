@@ -108,6 +108,12 @@ class Settings:
         """Where deliveries are while they are worked on."""
         return self.home / "work"
 
+    @property
+    def ledger_file(self) -> Path | None:
+        """Where the ledger is, if it is a file and not a server's."""
+        kind, _, file = self.worker.state.partition(":///")
+        return Path(file) if kind == "sqlite" else None
+
 
 _SECTIONS = {section.name for section in fields(Settings)} - {"path"}
 

@@ -21,6 +21,8 @@ from typing import BinaryIO
 NAME_BYTES = 220  # leaves room for what is added to a name: ids, .manifest.json, .part
 _LONGEST_NAME = 255  # bytes, of the file systems that there are
 
+_ROOM = 64 * 1024  # bytes; with less left, the ledger's next change may find none, or a chunk of outcomes
+
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -226,3 +228,24 @@ def durable_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(folder.parent)
+
+
+def disk_fault(folder: Path, *, look: Callable[[Path], os.statvfs_result] = os.statvfs) -> str:
+    """Why nothing can be written on the disk that a folder is on, and what to do; empty if it can, or as far as known.
+
+    A folder that is not there has no disk. A quota is not seen.
+    """
+    try:
+        disk = look(folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}; see whether it is still mounted"
+    left = disk.f_bavail * disk.f_frsize
+    if disk.f_flag & os.ST_RDONLY:
+        return "is read-only; mount it for writing again"
+    if disk.f_blocks and left < _ROOM:  # some network shares tell nothing
+        return f"is full ({left:,} bytes are left); make room"
+    if disk.f_files and not disk.f_favail:
+        return "has no inode left for another file, whatever room it has; remove some files"
+    return ""

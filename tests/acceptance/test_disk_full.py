@@ -93,8 +93,12 @@ def test_a_full_disk_under_the_ledger_stops_nothing_for_good(tmp_path: Path) -> 
             ballast = fill(project / ".longshore")
             drop(project)
             wait_for(lambda: "cannot be" in (project / "run.log").read_text(), alive=worker)
+            (full,) = status(project)["disks"]  # nothing else could tell, as it cannot be written down
+            assert full["folders"] == [str(project / ".longshore"), str(project / ".longshore" / "work")]
+            assert full["reason"] == "is full (0 bytes are left); make room"
             ballast.unlink()
             wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)
+            assert not status(project)["disks"]
         check_outcomes(project, ROWS)
 
 

@@ -82,6 +82,8 @@ def test_a_run_that_cannot_take_a_file_out_of_the_inbox_says_so_and_does_not_end
             "error: not all of the inbox could be worked off: Read-only file system"
             in (project / "run.log").read_text()
         )
+        why = "is read-only; mount it for writing again"
+        assert status(project)["disks"] == [{"folders": [str(project / "inbox")], "reason": why}]
         subprocess.run(["mount", "-o", "remount,rw", str(project / "inbox")], check=True)
         run_once(project)
         check_outcomes(project, ROWS)

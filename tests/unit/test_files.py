@@ -287,3 +287,31 @@ def test_an_fsync_that_fails_serves_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_sync_folder", synced.append)
     files.sync_folder(tmp_path)
     assert synced == [tmp_path]
+
+
+def disk(*, block=4096, blocks=1000, left=500, inodes=100, inodes_left=50, flags=0):
+    return os.statvfs_result((block, block, blocks, left, left, inodes, inodes_left, inodes_left, flags, 255))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (disk(), ""),
+        (disk(left=16), ""),
+        (disk(left=15), "is full (61,440 bytes are left); make room"),
+        (disk(blocks=0, left=0), ""),  # a share that tells nothing
+        (disk(inodes_left=0), "has no inode left for another file, whatever room it has; remove some files"),
+        (disk(inodes=0, inodes_left=0), ""),  # a file system without inodes to run out of
+        (disk(left=0, flags=os.ST_RDONLY), "is read-only; mount it for writing again"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_told_from_one_that_does(tmp_path, found, said):
+    assert files.disk_fault(tmp_path, look=lambda _: found) == said
+
+
+def test_a_disk_that_does_not_answer_is_told_and_a_folder_that_is_not_there_has_none(tmp_path):
+    def stale(folder):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    assert files.disk_fault(tmp_path, look=stale).startswith(f"cannot be looked at: {os.strerror(errno.ESTALE)}; see")
+    assert files.disk_fault(tmp_path / "none") == ""

@@ -60,3 +60,10 @@ def test_a_status_says_that_the_broker_is_away_by_whom_and_why(capsys):
     broker = {"worker": "host.7", "reason": "is not connected since 2026-11-23T02:00:04Z: Connection refused; start it"}
     screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [], [broker])
     assert f"the broker {broker['reason']} (told by host.7)" in capsys.readouterr().out
+
+
+def test_a_status_says_which_disks_take_nothing_and_what_to_do(capsys):
+    full = {"folders": ["/a/.longshore", "/a/outbox"], "reason": "is full (0 bytes are left); make room"}
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [], [], [full])
+    said = "the disk of /a/.longshore, /a/outbox is full (0 bytes are left); make room: what waits for it goes on"
+    assert said in capsys.readouterr().out

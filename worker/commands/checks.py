@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker import auth, backends
+from worker import auth, backends, files
 from worker.amqp import probe
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
@@ -25,8 +25,6 @@ from worker.project import Project, folders
 from worker.records import Meter
 from worker.triggers.adoption import orphans
 from worker.triggers.requests import Consumed
-
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ def _usable(folder: Path) -> tuple[bool, str]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         return False, f"{there} is no folder; move it away, or name another folder"
+    if fault := files.disk_fault(there):
+        return False, f"the disk of {there} {fault}"
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return False, f"{there} cannot be written; give this user the permission"
     return True, str(folder) if there == folder else f"{folder} (will be made)"
@@ -75,8 +75,8 @@ def _usable(folder: Path) -> tuple[bool, str]:
 def _open_to_others(settings: Settings) -> str:
     """What to do where others may look at the worker's own files: they hold records, and tokens, if sealed ones."""
     ours = [settings.home]
-    if settings.worker.state.startswith(_SQLITE):
-        ours.append(Path(settings.worker.state.removeprefix(_SQLITE)))
+    if settings.ledger_file:
+        ours.append(settings.ledger_file)
     wide = [str(path) for path in ours if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
     return f"others may look into {' and '.join(wide)}; run chmod go= {' '.join(wide)}" if wide else ""
 

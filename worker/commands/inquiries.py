@@ -47,19 +47,21 @@ def check(config: Config = None, json: Json = False) -> None:
 
 def status(config: Config = None, json: Json = False) -> None:
     """What is running, waiting, done and failed, and why."""
-    from worker.commands import accounts, screens
+    from worker.commands import accounts, disks, screens
     from worker.ledger import Ledger
 
     settings = load_settings(config)
     with closing(Ledger(settings.worker.state)) as ledger:
         lines, counts = [accounts.line(entry) for entry in ledger.entries()], ledger.counts()
         pauses, brokers = accounts.pauses(ledger.pauses.current())
+    full = disks.faults(settings)
     if not settings.worker.inbox.is_dir():
         screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
     if json:
-        screens.say_json({"deliveries": lines, "counts": counts, "backends": pauses, "broker": brokers})
+        rest = {"backends": pauses, "broker": brokers, "disks": full}
+        screens.say_json({"deliveries": lines, "counts": counts, **rest})
     else:
-        screens.status(lines, counts, pauses, brokers)
+        screens.status(lines, counts, pauses, brokers, full)
 
 
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 ON_THE_WAY = 1_000
-_SQLITE = "sqlite:///"
 _TYPES = {".json": "application/json", ".csv": "text/csv"}
 
 
@@ -201,11 +200,10 @@ def _known(settings: Settings, queue: str, ids: list[str]) -> list[Entry]:
     """What the project's ledger knows, if there is one: messages are often sent from where no worker is."""
     from worker.ledger import Ledger
 
-    state = settings.worker.state
-    if state.startswith(_SQLITE) and not Path(state.removeprefix(_SQLITE)).exists():
+    if settings.ledger_file and not settings.ledger_file.exists():
         return []
     try:
-        with closing(Ledger(state)) as ledger:
+        with closing(Ledger(settings.worker.state)) as ledger:
             return ledger.messages.known(queue, ids)
     except WorkerError:  # a sentence about that would lead away from the one that is missing, the reply
         return []

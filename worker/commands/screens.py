@@ -115,8 +115,9 @@ def status(
     counts: Mapping[str, int],
     pauses: Iterable[Mapping[str, Any]] = (),
     brokers: Iterable[Mapping[str, Any]] = (),
+    disks: Iterable[Mapping[str, Any]] = (),
 ) -> None:
-    """The deliveries, why some failed or wait, how many there are, the backends left alone, a broker that is away."""
+    """The deliveries, why some failed or wait, how many there are; backends left alone, a broker away, full disks."""
     columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
     for each in lines:
@@ -130,6 +131,8 @@ def status(
         say(f"backend {each['backend']} is {each['state']}, {how_long} by {each['worker']}: {each['reason']}")
     for each in brokers:
         say(f"the broker {each['reason']} (told by {each['worker']})")
+    for each in disks:
+        say(f"the disk of {', '.join(each['folders'])} {each['reason']}: what waits for it goes on by itself")
     if counts["failed"]:
         say("`longshore retry ID` runs a failed one again")
 
