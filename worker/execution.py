@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -14,8 +15,8 @@ from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
 from worker.errors import DeliveryError, Interrupted, NoResult, Refused, Reject, ServerFault, WorkerError
-from worker.forks import forks
-from worker.records import Chunk, Outcome, Row
+from worker.forks import end, forks
+from worker.records import Chunk, Outcome, Row, nothing
 
 T = TypeVar("T")
 
@@ -131,10 +132,10 @@ class Execution:
             returned = function(*arguments)
         except BaseException as raised:
             if forks.count != self._forks:
-                os._exit(_exit_code(raised))
+                end(_exit_code(raised), partial(_tell, raised))
             raise
         if forks.count != self._forks:
-            os._exit(0)
+            end(0, nothing)
         return returned
 
     def _encode(self, returned: Any) -> bytes:
@@ -204,3 +205,13 @@ def _exit_code(raised: BaseException) -> int:
     if not isinstance(raised, SystemExit):
         return 1
     return 0 if raised.code is None else raised.code if isinstance(raised.code, int) else 1
+
+
+def _tell(raised: BaseException) -> None:
+    """What Python prints of it, but for a bug's message, which may quote the row."""
+    if not isinstance(raised, SystemExit):
+        log.get_logger().error(
+            "a process that a job has forked ends by an error", error=type(raised).__name__, where=log.location(raised)
+        )
+    elif raised.code is not None and not isinstance(raised.code, int):
+        sys.stderr.write(f"{raised.code}\n")

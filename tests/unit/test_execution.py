@@ -1,16 +1,21 @@
 import asyncio
+import atexit
+import io
 import json
 import os
 import sys
 import threading
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import date
 from decimal import Decimal
 
 import pandas as pd
 import pytest
+import structlog
 from deliveries import delivery
 from pydantic import BaseModel
 
+from worker import forks, log
 from worker.context import DeliveryContext, State
 from worker.declare import job
 from worker.errors import (
@@ -221,6 +226,73 @@ def test_a_process_that_a_job_forks_ends_where_the_job_does(run, end, code):
         if os.getpid() != ours:
             os._exit(77)
     assert codes == [code]
+
+
+def forked(end):
+    """A job's row forks a process that ends so."""
+    ours = os.getpid()
+
+    def parts(row, ctx):
+        child = os.fork()
+        if not child:
+            return end()
+        os.waitpid(child, 0)
+        return {}
+
+    try:
+        outcome_of(parts)
+    finally:
+        if os.getpid() != ours:
+            os._exit(77)
+
+
+@contextmanager
+def printing_to(folder):
+    """Standard output and standard error are files, which Python writes when it has enough for them."""
+    with (
+        (folder / "out").open("w") as out,
+        (folder / "err").open("w") as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        yield
+
+
+def test_what_a_forked_process_prints_is_written_and_what_others_have_printed_is_not_written_twice(tmp_path):
+    atexit.register(at_exit := (tmp_path / "at exit").touch)
+    with printing_to(tmp_path):
+        print("before")
+        forked(lambda: print("in the child") or sys.exit("why"))
+    atexit.unregister(at_exit)
+    assert (tmp_path / "out").read_text() == "before\nin the child\n"
+    assert (tmp_path / "err").read_text() == "why\n"
+    assert not (tmp_path / "at exit").exists(), "that is the worker's"
+
+
+def test_a_bug_that_ends_a_forked_process_is_logged_with_its_place_and_without_its_message(tmp_path):
+    with printing_to(tmp_path):
+        log.configure("info", stream=sys.stderr)
+        try:
+            forked(lambda: int(ROW["name"]))
+        finally:
+            structlog.reset_defaults()
+    logged = (tmp_path / "err").read_text()
+    assert "a process that a job has forked ends by an error" in logged
+    assert "error=ValueError where=" in logged
+    assert "Ann" not in logged
+
+
+def test_a_forked_process_does_not_wait_for_ever_for_a_stream_that_somebody_was_at_when_it_was_forked(monkeypatch):
+    ours = os.getpid()
+
+    class Held(io.StringIO):
+        def flush(self):
+            if os.getpid() != ours:
+                threading.Event().wait()
+
+    monkeypatch.setattr(sys, "stdout", Held())
+    monkeypatch.setattr(forks, "PATIENCE_SECONDS", 0.01)
+    forked(dict)
 
 
 def test_a_bug_that_every_row_meets_is_logged_once(capture_log):
