@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from order_server import OrderServer
@@ -25,6 +26,8 @@ def test_a_worker_that_was_only_slow_writes_nothing_into_a_delivery_that_another
         with running(project) as slow:
             wait_for(lambda: len(server.orders) > 50, alive=slow)
             slow.send_signal(signal.SIGSTOP)
+            wait_for(lambda: "its worker has been silent" in only_delivery(project)["error"], alive=slow)
+            assert only_delivery(project)["state"] == "running"
             with running(project) as other:
                 wait_for(lambda: manifest_of(project), alive=other)
                 manifest = manifest_of(project)
@@ -135,6 +138,11 @@ def test_a_worker_that_hung_at_any_point_finds_the_delivery_finished_and_changes
         assert not list((project / ".longshore" / "work").iterdir())
         assert status(project)["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 0}
         assert set(server.times_sent.values()) == {1}
+
+
+def only_delivery(project: Path) -> dict[str, Any]:
+    (delivery,) = status(project)["deliveries"]
+    return dict(delivery)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

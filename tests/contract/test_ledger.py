@@ -135,6 +135,18 @@ def test_a_silent_workers_deliveries_are_taken_when_its_lease_ends(ledger, other
     assert (taken.id, taken.owner, taken.lease_until) == (entry.id, "other", clock.now + 30)
 
 
+def test_what_a_silent_worker_is_at_is_known(ledger, other, clock):
+    """Whoever looks at the ledger would take it for running, for as long as there is nobody to take it over."""
+    left = begun(ledger, "left.csv")
+    finished(ledger)
+    assert ledger.silent() == set()
+    clock.now += 31
+    begun(other)
+    assert ledger.silent() == other.silent() == {left.id}
+    ledger.heartbeat([as_delivery(left)])
+    assert ledger.silent() == set()
+
+
 def test_a_dead_workers_deliveries_are_taken_at_once(ledger, other):
     entry = begun(ledger)
     assert [taken.id for taken in take(other, gone={"one"})] == [entry.id]

@@ -109,6 +109,18 @@ def test_what_a_silent_worker_was_at_can_be_taken_once_its_lease_is_over(say, op
     assert say(claim(), by=other).verdict == "suspect"
 
 
+def test_what_a_silent_worker_is_at_is_known(say, ledger, other, clock):
+    left = say(claim())
+    say(claim("two"))
+    say(notes=[done("two")])
+    assert other.silent() == set()
+    clock.now += 31
+    say(claim("three"))
+    assert other.silent() == {left.delivery}
+    ledger.messages.heartbeat()
+    assert other.silent() == set()
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_clock_that_is_put_back_holds_no_message_up_for_as_long(say, other, clock, named):
     taken = claim() if named else claim("3f9a1c2b3f9a1c2b", delivery="3f9a1c2b3f9a1c2b")

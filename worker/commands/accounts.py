@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,26 @@ from worker.ledger import Ledger
 from worker.outputs.outbox import stamp
 from worker.records import BROKER, Attempt, Entry, Pause
 
+_SILENT = "its worker has been silent for longer than its lease: it is dead, or stopped, or cannot reach the ledger"
+_MESSAGE_COMES_AGAIN = (
+    "the message comes again as soon as the broker notices; if its queue was purged, it does not, nothing is to be "
+    "done, and it is forgotten in a day"
+)
+_IS_TAKEN_OVER = "another worker goes on with it, or the next `longshore run`"
+
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
     """The manifest of a done delivery; of any other, what became of it up to now and why."""
     return (manifest_of(entry, outbox) if entry.state == "done" else None) or line(entry)
 
 
-def line(entry: Entry) -> dict[str, Any]:
-    """A delivery's line in the status; ``error`` is a sentence, empty where all is well."""
+def line(entry: Entry, silent: Container[str] = ()) -> dict[str, Any]:
+    """A delivery's line in the status; ``error`` is a sentence, empty where all is well.
+
+    ``silent`` are the ids of those whose worker's lease is over.
+    """
+    comes_again = _MESSAGE_COMES_AGAIN if entry.trigger == "queue" else _IS_TAKEN_OVER
+    left = f"{_SILENT}; {comes_again}" if entry.id in silent else ""
     return {
         "delivery": entry.id,
         "job": entry.job,
@@ -29,7 +41,7 @@ def line(entry: Entry) -> dict[str, Any]:
         "state": entry.state,
         "rows_done": entry.rows_done,
         "attempts": entry.attempts,
-        "error": entry.detail or entry.error,
+        "error": entry.detail or entry.error or left,
     }
 
 
@@ -51,10 +63,10 @@ def _pause(pause: Pause) -> dict[str, Any]:
     }
 
 
-def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path) -> dict[str, Any]:
+def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path, silent: Container[str] = ()) -> dict[str, Any]:
     """Everything that is known of a delivery: its line, times, input, attempts, and the manifest, if there is one."""
     return {
-        **line(entry),
+        **line(entry, silent),
         "sha256": entry.sha256,
         "bytes": entry.bytes,
         "created": moment(entry.created),

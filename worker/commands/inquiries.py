@@ -51,8 +51,9 @@ def status(config: Config = None, json: Json = False) -> None:
     from worker.ledger import Ledger
 
     settings = load_settings(config)
-    with closing(Ledger(settings.worker.state)) as ledger:
-        lines, counts = [accounts.line(entry) for entry in ledger.entries()], ledger.counts()
+    with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
+        silent = ledger.silent()
+        lines, counts = [accounts.line(entry, silent) for entry in ledger.entries()], ledger.counts()
         pauses, brokers = accounts.pauses(ledger.pauses.current())
     full = disks.faults(settings)
     if not settings.worker.inbox.is_dir():
@@ -70,9 +71,9 @@ def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> Non
     from worker.ledger import Ledger
 
     settings = load_settings(config)
-    with closing(Ledger(settings.worker.state)) as ledger:
+    with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
         entry = _find(ledger, delivery)
-        found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox)
+        found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox, ledger.silent())
     if json:
         screens.say_json(found)
     else:

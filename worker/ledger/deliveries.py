@@ -211,6 +211,13 @@ class Ledger:
             found = [Entry(*row) for row in connection.execute(sa.select(table).order_by(*order).limit(limit))]
         return sorted(found + self.messages.entries(limit=limit), key=_unfinished_and_new_first)[:limit]
 
+    def silent(self) -> set[str]:
+        """The deliveries, messages among them, that a worker is at, as far as known, whose lease is over."""
+        over = self._database.is_over(table.c.lease_until, self._lease)
+        with self._database.read() as connection:
+            found = set(connection.scalars(sa.select(table.c.id).where(table.c.state == "running", over)))
+        return found | self.messages.silent()
+
     def counts(self) -> dict[str, int]:
         """How many deliveries are waiting, running, done, failed."""
         statement = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)

@@ -238,6 +238,12 @@ class Messages:
         with self._database.read() as connection:
             return set(connection.scalars(statement))
 
+    def silent(self) -> set[str]:
+        """Those that a worker is at, as far as known, whose lease is over."""
+        over = self._database.is_over(table.c.lease_until, self._steady)
+        with self._database.read() as connection:
+            return set(connection.scalars(sa.select(table.c.delivery).where(table.c.state == "running", over)))
+
     def counts(self) -> dict[str, int]:
         """How many are waiting, running, done (within the last day) and failed."""
         statement = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
