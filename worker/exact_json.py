@@ -6,7 +6,9 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from decimal import Decimal
+from enum import Enum
 from math import isinf
 from typing import Any
 
@@ -112,10 +114,42 @@ def _holds_a_fraction(value: Any) -> bool:
 def dumps(value: Any, *, indent: bool = False) -> bytes:
     """JSON as UTF-8 bytes, on one line unless indented for people; raises ``TypeError`` for what has no JSON form.
 
-    Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON.
+    Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON. NaN and infinity have
+    no JSON form (RFC 8259 section 6).
     """
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if indent else 0)
-    return orjson.dumps(value, default=_plain, option=options)
+    text = orjson.dumps(value, default=_plain, option=options)
+    if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more
+        _refuse_nan(value)
+    return text
+
+
+def _has_no_float(value: Any) -> bool:
+    """As far as can be seen at a glance."""
+    if type(value) is dict:
+        return _EXACT.issuperset(map(type, value.values()))
+    return type(value) in _EXACT or (type(value) is list and all(map(_has_no_float, value)))
+
+
+def _refuse_nan(value: Any) -> None:
+    try:
+        _strict.encode(value)
+    except ValueError as error:
+        raise TypeError("NaN and infinity are not JSON numbers; None is for what is not there") from error
+
+
+def _inside(value: Any) -> Any:
+    """What of a value that Python's own encoder does not know may hold a number."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, BaseModel | Mapping | set | frozenset):
+        return _plain(value)
+    return value.tolist() if hasattr(value, "tolist") else None  # numpy's
+
+
+_strict = json.JSONEncoder(allow_nan=False, skipkeys=True, check_circular=False, default=_inside)
 
 
 def of_model(model: BaseModel) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Execution:
             results: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
             for line, result in tables.frame_rows(returned, {row.line for row in chunk.rows}):
                 results[line].append(result)
-            return [Outcome(row.index, row.line, _encode(results[row.line]), row=row) for row in chunk.rows]
+            return [self._of_frame(row, results[row.line]) for row in chunk.rows]
         except Reject as reject:
             return [_rejected(row, type(reject).__name__, reject.detail) for row in chunk.rows]
         except (WorkerError, Interrupted):
@@ -125,6 +125,12 @@ class Execution:
         except self._kinds_of_bugs as bug:  # it costs its chunk only
             detail = self._log_bug(bug, chunk.rows[0].line)
             return [_rejected(row, type(bug).__name__, detail) for row in chunk.rows]
+
+    def _of_frame(self, row: Row, results: list[dict[str, Any]]) -> Outcome:
+        try:
+            return Outcome(row.index, row.line, _encode(results), row=row)
+        except NoResult as bug:  # in a cell of this row's
+            return _rejected(row, type(bug).__name__, self._log_bug(bug, row.line))
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a function of the job's gives. A process that it has forked ends here: its rows are the worker's."""

@@ -118,5 +118,5 @@ def line(value: Any) -> bytes:
         return exact_json.dumps(value) + b"\n"
     except TypeError as error:
         raise DeliveryError(
-            "its source gave a row with a value that has no JSON form; let it give text instead"
+            "its source gave a row with a value that has no JSON form; let it give text instead, or None for NaN"
         ) from error

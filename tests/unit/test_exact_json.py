@@ -1,6 +1,9 @@
+import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
 
 import numpy as np
 import pytest
@@ -17,15 +20,31 @@ class Plan(BaseModel):
     note: str | None = None
 
 
+class Measured(BaseModel):
+    value: float
+
+
+@dataclass
+class Reading:
+    value: float
+
+
+class Level(Enum):
+    UNKNOWN = float("nan")
+
+
 class View(Mapping):
+    def __init__(self, given=None):
+        self.given = given or {"a": 1}
+
     def __getitem__(self, key):
-        return {"a": 1}[key]
+        return self.given[key]
 
     def __iter__(self):
-        return iter(["a"])
+        return iter(self.given)
 
     def __len__(self):
-        return 1
+        return len(self.given)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +105,45 @@ def test_json_that_is_nested_too_deeply_is_refused_in_order(inside, depth):
 )
 def test_what_jobs_return_has_a_json_form(value, text):
     assert exact_json.dumps(value) == text
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        NAN,
+        -INFINITY,
+        {"a": None, "b": NAN},
+        [{"a": "x"}, {"a": [{"b": INFINITY}]}],
+        (1.5, NAN),
+        {1: {2: NAN}},
+        np.float64("nan"),
+        np.float32("inf"),
+        np.array([1.0, NAN]),
+        Reading(NAN),
+        View({"a": NAN}),
+        Measured(value=NAN),
+        Level.UNKNOWN,
+    ],
+)
+def test_nan_and_infinity_are_refused_wherever_they_are_and_not_made_null(value):
+    """To whoever reads the answer, a null says that there is nothing; a number that went wrong is something else."""
+    with pytest.raises(TypeError, match="NaN and infinity are not JSON numbers"):
+        exact_json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": None, "b": 1.5, "c": Decimal("1.10"), "d": date(2026, 11, 23), "e": Reading(0.5), "f": np.array([0.5])},
+        [None, "null", {"null": 0.5}, uuid.UUID(int=7), Measured(value=0.5), View({"x": None}), {1.5}],
+        {date(2026, 11, 23): None, 1: 0.5},
+    ],
+)
+def test_a_null_beside_other_values_is_a_null(value):
+    assert b"null" in exact_json.dumps(value)
 
 
 @pytest.mark.parametrize("value", [object(), Decimal("NaN"), Decimal("-Infinity"), {"a": {1, "b"}}, 2**64])

@@ -320,6 +320,22 @@ def test_a_line_that_a_frame_leaves_out_is_skipped_and_one_that_it_repeats_has_s
     assert [json.loads(outcome.results) for outcome in outcomes] == [[], [{"id": "2"}, {"id": "2"}]]
 
 
+NO_NUMBER = (
+    "its result cannot be written as JSON (NaN and infinity are not JSON numbers; None is for what is not there)"
+)
+
+
+def test_a_row_whose_result_has_nan_is_rejected_with_the_reason():
+    outcome = outcome_of(lambda row, ctx: {"id": "007", "mean": float("nan")})
+    assert (outcome.error, outcome.detail) == ("NoResult", f"the job has a bug: {NO_NUMBER}")
+
+
+def test_a_frames_nan_is_nothing_and_an_infinity_rejects_its_row_alone():
+    outcomes = frames(lambda frame, ctx: frame.assign(n=[float("nan"), float("inf")]))
+    assert json.loads(outcomes[0].results) == [{"id": "1", "n": None}]
+    assert (outcomes[1].error, outcomes[1].detail) == ("NoResult", f"the job has a bug: {NO_NUMBER}")
+
+
 def test_a_frame_jobs_rejection_rejects_its_chunk():
     outcomes = frames(raising(Reject("not today")))
     assert [(o.index, o.line, o.error, o.detail) for o in outcomes] == [
