@@ -270,6 +270,10 @@ class Pause:
     owner: str = ""
 
 
+EXPORTS = "exports"
+"""The folder, in a delivery's own, of what backends have exported for it."""
+
+
 def nothing() -> None:
     """What is done where there is nothing to do."""
 

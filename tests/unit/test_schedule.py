@@ -12,6 +12,7 @@ from worker.jobs import Jobs
 from worker.ledger import Ledger
 from worker.outputs.outbox import Outbox
 from worker.pool import Pool
+from worker.records import EXPORTS
 from worker.runner import Runner
 from worker.stopping import Stop
 from worker.triggers.schedule import Schedule
@@ -432,6 +433,49 @@ def test_a_failed_tick_can_be_run_again(worker, clock):
     one.turn()
     assert one.states == {"nightly-20261123T020100Z": "done"}
     assert one.results() == ["1"]
+
+
+def exporting(ctx, *, rows=2):
+    """A source that does what an export does: it leaves files in the tick's work folder."""
+    folder = ctx.delivery.folder / EXPORTS / "ehr-1"
+    folder.mkdir(parents=True)
+    (folder / "0.ndjson").write_text("{}")
+    yield from [{"id": "1"}] * rows
+
+
+def exports(worker):
+    return {path.parents[2].name for path in worker.work.rglob("0.ndjson")}
+
+
+def test_what_was_exported_goes_as_soon_as_the_rows_are_on_disk(worker, clock):
+    seen = []
+
+    @job(schedule="* * * * *", source=exporting)
+    def nightly(row, ctx):
+        seen.append(exports(one))
+
+    one = worker(nightly)
+    one.turn()
+    clock.now += MINUTE
+    one.turn()
+    assert seen == [set(), set()]
+
+
+def test_what_a_failed_tick_has_exported_is_kept_for_a_retry_until_the_next_tick_asks(worker, clock):
+    def broken(ctx):
+        yield from exporting(ctx)
+        raise ValueError
+
+    one = worker(scheduled(broken))
+    one.turn()
+    kept = []
+    for _ in range(3):
+        clock.now += MINUTE
+        one.turn()
+        kept.append(exports(one))
+    assert list(map(len, kept)) == [1, 1, 1]
+    assert len(set.union(*kept)) == 3, "it is the last one's"
+    assert set(one.states.values()) == {"failed"}
 
 
 def test_a_tick_that_failed_among_its_rows_goes_on_with_the_same_ones(worker, clock):

@@ -85,6 +85,12 @@ class Schedules:
         with self._database.read() as connection:
             return bool(connection.scalar(sa.select(sa.exists().where(unfinished(deliveries, job)))))
 
+    def failed(self, job: str) -> list[str]:
+        """The ids of the job's ticks that failed."""
+        its = (deliveries.c.trigger == "schedule", deliveries.c.job == job, deliveries.c.state == "failed")
+        with self._database.read() as connection:
+            return list(connection.scalars(sa.select(deliveries.c.id).where(*its)))
+
     def ticks(self, job: str, *, limit: int = 100) -> dict[float, str]:
         """What became of the job's last ticks: the time of each, and the delivery's id, "" where it was left out."""
         statement = sa.select(fires.c.time, fires.c.delivery).where(fires.c.job == job).order_by(fires.c.time.desc())

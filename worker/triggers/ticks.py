@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from worker import exact_json, files, log
 from worker.errors import DeliveryError, Paused
 from worker.ledger import Ledger
-from worker.records import Chunk, Delivery, Entry, Input, Reading
+from worker.records import EXPORTS, Chunk, Delivery, Entry, Input, Reading
 from worker.sockets import Opening
 from worker.spill import Spill
 from worker.triggers.claims import faults
@@ -87,12 +88,19 @@ class Ticks:
     def _ask(self, delivery: Delivery, spill: Spill, reading: Reading) -> None:
         if reading.source is None:
             raise DeliveryError(f"no job {delivery.job} with a source is left; restore it, then: longshore retry")
+        for failed in self._ledger.schedules.failed(delivery.job):  # whose question this one asks, too, and more
+            self._forget_exports(failed)
         delivery.question = question = self._ledger.state.ask(delivery.job)
         attempt, guard = delivery.attempts, delivery.guard
         spill.write(reading.source(), delivery.state, question=question, attempt=attempt, guard=guard)
+        self._forget_exports(delivery.id)
         if seal := spill.seal():
             delivery.input = Input(delivery.source, seal.sha256, seal.bytes)
             delivery.columns = seal.columns
+
+    def _forget_exports(self, delivery: str) -> None:
+        """They are large, and full of records: only rows that are still to be asked for need them."""
+        shutil.rmtree(self._work / delivery / EXPORTS, ignore_errors=True)
 
 
 class TickEnding:

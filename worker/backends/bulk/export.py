@@ -24,6 +24,7 @@ from worker.backends.page import Resource
 from worker.errors import BackendError, DeliveryError, Interrupted, Paused, Refused, ServerFault, Unauthorized, sentence
 from worker.http_terms import origin_of
 from worker.log import get_logger
+from worker.records import EXPORTS
 
 log = get_logger()
 
@@ -128,7 +129,7 @@ class Export:
             if self._folder is None:
                 raise DeliveryError("an export takes longer than a message may: ask for it in a job with a schedule")
             with self._turn.lock, _kept_on_disk():  # servers make few at a time
-                progress = Progress(self._folder / "exports" / f"{self._backend}-{self._question.key}")
+                progress = Progress(self._folder / EXPORTS / f"{self._backend}-{self._question.key}")
                 progress.begin()
                 self._make(progress)
                 self._refuse_a_part(progress)
