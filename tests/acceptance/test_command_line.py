@@ -441,7 +441,7 @@ def test_a_failed_message_is_not_looked_for_among_the_files(longshore, project):
     with contextlib.closing(Ledger(f"sqlite:///{project}/.longshore/state.db", owner="a-worker")) as ledger:
         claim = Claim("clients.summary", "message-1", "0123456789abcdef", "client_summary", "00" * 32, 2)
         ledger.messages.record([claim], [], lambda _owner: False)
-        ledger.messages.record([], [Note(claim.queue, claim.key, attempts=1, end="failed")], lambda _owner: False)
+        ledger.messages.record([], [Note(claim, attempts=1, end="failed")], lambda _owner: False)
     retried = longshore("retry", claim.delivery, cwd=project)
     assert (retried.returncode, "clients.summary.dead" in retried.stderr) == (2, True)
 

@@ -132,9 +132,10 @@ def test_what_failed_is_said_to_be_a_dead_letter_and_why(longshore, queue_projec
 
         def receive(messages):
             (message,) = messages
-            ledger.messages.record([Claim("q", message.message_id, "3f9a1c2b", "job", "sha", 2)], [], lambda _: False)
+            claim = Claim("q", message.message_id, "3f9a1c2b", "job", "sha", 2)
+            ledger.messages.record([claim], [], lambda _: False)
             failed = {"error": "DeliveryError", "detail": "its plan is of another year"}
-            ledger.messages.record([], [Note("q", message.message_id, 1, "failed", **failed)], lambda _: False)
+            ledger.messages.record([], [Note(claim, 1, "failed", **failed)], lambda _: False)
             message.ack()
 
         requests = inbox(broker)

@@ -27,15 +27,15 @@ def say(ledger):
 
 
 def done(key="one", attempts=1, **changes):
-    return Note("orders", key, attempts, "done", **{"job": "order", "reply": b"the reply", **changes})
+    return Note(claim(key), attempts, "done", **{"reply": b"the reply", **changes})
 
 
-def waiting(key="one", attempts=1):
-    return Note("orders", key, attempts, "waiting")
+def waiting(key="one", attempts=1, **changes):
+    return Note(claim(key), attempts, "waiting", **changes)
 
 
 def failed(key="one", attempts=1):
-    return Note("orders", key, attempts, "failed", error="DeliveryError", detail="it is empty")
+    return Note(claim(key), attempts, "failed", error="DeliveryError", detail="it is empty")
 
 
 def test_a_new_message_is_ours_and_many_are_claimed_at_once(say, ledger):
@@ -147,6 +147,26 @@ def test_the_end_that_a_worker_notes_after_it_has_lost_the_message_comes_too_lat
     assert say(claim("two"), by=other).verdict == "done"
 
 
+def test_what_is_told_again_as_nobody_knows_whether_it_was_heard_is_told_the_same(say):
+    """A connection may break behind a commit."""
+    claims = [claim(str(number)) for number in range(20)]
+    for _ in range(2):
+        assert {standing.verdict for standing in say(*claims)} == {"ours"}
+    for _ in range(2):
+        say(notes=[done("1"), failed("2"), waiting("3")])
+    assert [say(claim(key)).verdict for key in "123"] == ["done", "ours", "ours"]
+
+
+def test_the_end_of_a_message_that_was_forgotten_meanwhile_is_kept(say, ledger, clock):
+    first = claim()
+    say(first)
+    clock.now += 2 * DAY
+    assert ledger.messages.prune() == 1
+    say(notes=[Note(first, 1, "done", b"the reply")])
+    again = say(claim())
+    assert (again.verdict, again.reply, again.delivery) == ("done", b"the reply", first.delivery)
+
+
 def test_what_waits_is_taken_by_whoever_gets_it(say, other):
     first = say(claim())
     say(notes=[waiting()])
@@ -171,7 +191,7 @@ def test_a_failed_message_stays_failed_when_it_is_redelivered_and_is_run_when_it
 
 def test_what_the_job_wants_remembered_is_kept_with_the_end_of_a_done_message_only(say, ledger):
     say(claim(), claim("two"))
-    say(notes=[done(state={"since": 1}), Note("orders", "two", 1, "waiting", job="order", state={"since": 2})])
+    say(notes=[done(state={"since": 1}), waiting("two", state={"since": 2})])
     assert ledger.state.load("order") == {"since": 1}
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import Damaged, Paused
-from worker.ledger.engine import alone, make_engine, unusable
+from worker.ledger.engine import alone, make_engine, single, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -24,7 +24,7 @@ _clock = {
 }
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
 _PUT_BACK = 3600.0  # seconds: by more than that, a clock holds nothing up for as long as it was put back
-_MOST_ROWS = 256  # of a statement, which takes some 30,000 values
+_MOST_ROWS = 512  # of a statement, which takes some 30,000 values
 _STEP_ROWS = 16  # from one size of a statement to the next: drivers keep each
 
 _MOVE_AWAY = "move it away with its -wal and -shm, and a start makes a new one"
@@ -44,6 +44,7 @@ class Database:
             else sa.literal_column(_clock[self._dialect], sa.Double)
         )
         self._clock = clock
+        self._singly = single(self._engine)
         self._reading = self._engine.execution_options(longshore_reads=True)
         # SQLite lets one write at a time, and has the others look again after a nap; here they queue.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._dialect == "sqlite" else nullcontext()
@@ -66,27 +67,42 @@ class Database:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
         return _insert[self._dialect](table)
 
-    def change_all(self, connection: sa.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    def change_all(
+        self,
+        connection: sa.Connection,
+        statement: str,
+        rows: Sequence[tuple[Any, ...]],
+        common: tuple[Any, ...] = (),
+    ) -> int:
         """Execute a statement over rows, for many of them at once; returns how many it changed.
 
-        ``{rows}`` in it becomes their VALUES, ``{now}`` the clock. The last of them may be there several times, which
-        must change nothing more. Executed for each of them, it would give up and ask for Python's lock as often, among
-        threads that are all busy.
+        ``{rows}`` in it becomes their VALUES, some of them perhaps rows of NULL; ``{now}`` the clock, and each
+        ``{value}`` after these one of ``common``. Executed for each row, it would give up and ask for Python's lock as
+        often, among threads that are all busy.
         """
         now = repr(self._clock()) if self._clock else _clock[self._dialect]
         changed = 0
         for at in range(0, len(rows), _MOST_ROWS):
             some = rows[at : at + _MOST_ROWS]
-            size = _size(len(some))
-            text = _over(statement, size, len(rows[0]), _placeholder[self._dialect], now)
-            values = chain.from_iterable(chain(some, repeat(some[-1], size - len(some))))
-            changed += connection.exec_driver_sql(text, tuple(values)).rowcount
+            size, width = _size(len(some)), len(rows[0])
+            text = _over(statement, size, width, _placeholder[self._dialect], now)
+            nothing = repeat(None, (size - len(some)) * width)
+            changed += connection.exec_driver_sql(text, (*chain.from_iterable(some), *nothing, *common)).rowcount
         return changed
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction."""
         with self._translated(), self._turn, self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def single(self) -> Iterator[sa.Connection]:
+        """For statements each of which is a transaction.
+
+        A transaction's begin and commit give up Python's lock as well, and wait for it among threads that are all busy.
+        """
+        with self._translated(), self._turn, self._singly.connect() as connection:
             yield connection
 
     @contextmanager
@@ -152,7 +168,7 @@ def _size(rows: int) -> int:
 @lru_cache(maxsize=64)
 def _over(statement: str, rows: int, values: int, placeholder: str, now: str) -> str:
     row = f"({', '.join([placeholder] * values)})"
-    return statement.format(rows=f"VALUES {', '.join([row] * rows)}", now=now)
+    return statement.format(rows=f"VALUES {', '.join([row] * rows)}", now=now, value=placeholder)
 
 
 def _claim_postgresql(connection: sa.Connection) -> str:

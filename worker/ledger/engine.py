@@ -69,6 +69,13 @@ def alone(engine: sa.Engine) -> Iterator[None]:
         os.close(folder)
 
 
+def single(engine: sa.Engine) -> sa.Engine:
+    """The same, where each statement is a transaction."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(longshore_single=True)
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def unusable(where: object, what: str) -> ConfigError:
     """The worker cannot start with this ledger."""
     return ConfigError([Problem(str(where), "", f"the ledger {what}")])
@@ -91,8 +98,9 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # IMMEDIATE waits for its turn; a transaction that turns from reading to writing would fail at once instead.
-    reads = connection.get_execution_options().get("longshore_reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if "longshore_single" not in options:
+        connection.exec_driver_sql("BEGIN" if "longshore_reads" in options else "BEGIN IMMEDIATE")
 
 
 def _tune_postgresql(connection: Any, _record: Any) -> None:

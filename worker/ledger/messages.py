@@ -69,16 +69,14 @@ class Standing:
 
 @dataclass(slots=True)
 class Note:
-    """The end of a run, ``attempts``, of a message: done, failed, or waiting to be run again.
+    """The end of a run, ``attempts``, of a message that was claimed: done, failed, or waiting to be run again.
 
     ``state`` is what its job wants remembered.
     """
 
-    queue: str
-    key: str
+    claim: Claim
     attempts: int
     end: Literal["done", "failed", "waiting"]
-    job: str = ""
     reply: bytes = b""
     error: str = ""
     detail: str = ""
@@ -86,20 +84,19 @@ class Note:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
-_CLAIM = """
-    INSERT INTO messages (queue, key, delivery, job, sha256, bytes, owner, lease_until, state, attempts, deaths,
-        rows_done, error, detail, created, expires)
-    WITH new(queue, key, delivery, job, sha256, bytes, owner, lease, kept) AS ({rows}),
-        clock(now) AS (SELECT {now})
-    SELECT queue, key, delivery, job, sha256, bytes, owner, now + lease, 'running', 1, 0, 0, '', '', now,
-        now + kept FROM new, clock WHERE true ON CONFLICT DO NOTHING"""
-_NOTE = """
-    UPDATE messages SET state = ended.state, reply = ended.reply, error = ended.error, detail = ended.detail,
-        rows_done = ended.rows, finished = clock.now, expires = clock.now + ended.kept
-    FROM (WITH ended(queue, key, run, owner, kept, state, reply, error, detail, rows) AS ({rows})
-        SELECT * FROM ended) AS ended, (SELECT {now} AS now) AS clock
-    WHERE messages.queue = ended.queue AND messages.key = ended.key AND messages.attempts = ended.run
-        AND messages.owner = ended.owner"""
+_WRITE = """
+    INSERT INTO messages (queue, key, delivery, job, sha256, bytes, state, attempts, reply, error, detail, rows_done,
+        deaths, owner, lease_until, created, expires, finished)
+    WITH said(queue, key, delivery, job, sha256, bytes, state, run, reply, error, detail, rows) AS ({rows}),
+        common(owner, lease, kept, now) AS (SELECT {value}, {value}, {value}, {now})
+    SELECT queue, key, delivery, job, sha256, bytes, state, run, reply, error, detail, rows,
+        0, owner, now + lease, now, now + kept, CASE WHEN state <> 'running' THEN now END
+        FROM said, common WHERE queue IS NOT NULL
+    ON CONFLICT (queue, key) DO UPDATE SET state = excluded.state, reply = excluded.reply, error = excluded.error,
+        detail = excluded.detail, rows_done = excluded.rows_done, finished = excluded.finished,
+        expires = excluded.expires
+        WHERE excluded.state <> 'running' AND messages.attempts = excluded.attempts
+            AND messages.owner = excluded.owner"""
 _this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
 _run = table.c.attempts == sa.bindparam("run")
 
@@ -137,40 +134,42 @@ class Messages:
     def record(
         self, claims: Sequence[Claim], notes: Sequence[Note], gone: Callable[[str], bool]
     ) -> tuple[list[Standing], list[Note]]:
-        """Write down notes, then claims, all or none of them; returns what is said to each claim, and the notes that
-        came too late, as another worker had taken the message over. ``gone`` says whether an owner lives no more.
+        """Write down notes and claims; returns what is said to each claim, and the notes that came too late, as
+        another worker had taken the message over. ``gone`` says whether an owner lives no more.
+
+        What has failed can be told again: part of it may be known by now.
         """
-        with self._database.write() as connection:
-            late = self._write_notes(connection, notes) if notes else []
-            return (self._write_claims(connection, claims, gone) if claims else []), late
+        rows = [*map(_noted, notes), *map(_claimed, claims)]
+        if not any(note.state for note in notes):
+            with self._database.single() as connection:
+                if self._write(connection, rows) == len(rows):
+                    return [Standing("ours", claim.delivery) for claim in claims], []
+        with self._database.write() as connection:  # look into each
+            late = self._write_notes(connection, notes)
+            return self._write_claims(connection, claims, gone), late
+
+    def _write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Claims that nobody has made yet, and notes in time; returns how many of these there were."""
+        each = {row[:2]: row for row in rows}  # one statement cannot write a message twice
+        in_order = [each[place] for place in sorted(each)]  # in two orders, two workers would block each other
+        return self._database.change_all(connection, _WRITE, in_order, (self._owner, self._steady, RETENTION))
 
     def _write_notes(self, connection: sa.Connection, notes: Sequence[Note]) -> list[Note]:
         late: list[Note] = []
-        rows = [self._noted(note) for note in notes]
-        if self._database.change_all(connection, _NOTE, rows) != len(rows):
-            each = zip(notes, rows, strict=True)
-            late = [note for note, row in each if not self._database.change_all(connection, _NOTE, [row])]
+        rows = [_noted(note) for note in notes]
+        if self._write(connection, rows) != len(rows):
+            late = [note for note, row in zip(notes, rows, strict=True) if not self._write(connection, [row])]
         for note in notes:
             if note.end == "done" and note.state and note not in late:
-                self._state.save(connection, note.job, note.state)
+                self._state.save(connection, note.claim.job, note.state)
         return late
 
     def _write_claims(
         self, connection: sa.Connection, claims: Sequence[Claim], gone: Callable[[str], bool]
     ) -> list[Standing]:
-        in_order = sorted(claims, key=attrgetter("queue", "key"))  # in two orders, two workers would block each other
-        if self._database.change_all(connection, _CLAIM, [self._claimed(claim) for claim in in_order]) == len(claims):
-            return [Standing("ours", claim.delivery) for claim in claims]
+        self._write(connection, [_claimed(claim) for claim in reversed(claims)])
         known = dict(self._look_up(connection, claims))
         return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims]
-
-    def _claimed(self, claim: Claim) -> tuple[Any, ...]:
-        whose = claim.queue, storable(claim.key), claim.delivery, claim.job
-        return *whose, claim.sha256, claim.bytes, self._owner, self._steady, RETENTION
-
-    def _noted(self, note: Note) -> tuple[Any, ...]:
-        end = note.end, note.reply, storable(note.error), storable(note.detail), note.rows
-        return note.queue, storable(note.key), note.attempts, self._owner, RETENTION, *end
 
     def _look_up(self, connection: sa.Connection, claims: Sequence[Claim]) -> Iterator[tuple[tuple[str, str], Any]]:
         for queue, those in groupby(sorted(claims, key=attrgetter("queue")), attrgetter("queue")):
@@ -265,6 +264,19 @@ class Messages:
     def _entries(self, statement: sa.Select[Any]) -> list[Entry]:
         with self._database.read() as connection:
             return [_entry(row) for row in connection.execute(statement)]
+
+
+def _claimed(claim: Claim) -> tuple[Any, ...]:
+    return *_who(claim), "running", 1, b"", "", "", 0
+
+
+def _noted(note: Note) -> tuple[Any, ...]:
+    end = note.end, note.attempts, note.reply, storable(note.error), storable(note.detail), note.rows
+    return *_who(note.claim), *end
+
+
+def _who(claim: Claim) -> tuple[str, str, str, str, str, int]:
+    return claim.queue, storable(claim.key), claim.delivery, claim.job, claim.sha256, claim.bytes
 
 
 def _standing(verdict: Verdict, row: Any) -> Standing:

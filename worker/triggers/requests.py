@@ -74,6 +74,7 @@ class Request:
     has_folder: bool = False
     others: list[Message] = field(default_factory=list)
     _calls_key: str = ""
+    _claim: Claim | None = None
 
     @classmethod
     def of(cls, consumed: Consumed, message: Message) -> Request:
@@ -125,7 +126,7 @@ class Request:
     def claim(self, *, alone: bool = False) -> Claim:
         """For the ledger."""
         message = self.message
-        return Claim(
+        self._claim = Claim(
             message.queue,
             self.key,
             self.delivery,
@@ -135,13 +136,12 @@ class Request:
             message.redelivered,
             alone,
         )
+        return self._claim
 
     def note(self, delivery: Delivery | None = None, **end: Any) -> Note:
         """For the ledger."""
         rows, state = (delivery.counts.rows, delivery.state) if delivery else (0, {})
-        return Note(
-            self.message.queue, self.key, self.attempts, job=self.consumed.job.name, rows=rows, state=state, **end
-        )
+        return Note(self._claim or self.claim(), self.attempts, rows=rows, state=state, **end)
 
     def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
