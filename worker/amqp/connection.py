@@ -6,7 +6,7 @@ import logging
 import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,21 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = READ_BYTES  # 4096 are some messages, the last of them cut off
+        if not self.params.ssl_options:  # TLS may hold something back that no poll tells of
+            transport._MAX_CONSUME_BYTES = 1  # one system call a poll: a second one mostly finds nothing
         super()._proto_connection_made(transport)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        """Send at once what the socket takes: pika would first wait for it, and make four system calls of one.
+
+        Each of them gives up Python's lock, which busy threads then do not give back soon.
+        """
+        transport = self._transport
+        if not self.params.ssl_options and not transport.get_write_buffer_size():
+            with suppress(OSError):  # which pika meets again, and tells
+                data = data[transport._sock.send(data) :]
+        if data:
+            transport.write(data)
 
     def _on_data_available(self, data: bytes) -> None:
         self._frame_buffer += data

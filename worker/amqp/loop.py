@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +29,12 @@ class Loop:
 
     def __init__(self) -> None:
         self._woken: deque[Callable[[], None]] = deque()
+        self._thread = 0
         self.io = IOLoop()
 
     def run(self) -> None:
         """Return after ``stop``; whatever pika lets escape is raised."""
+        self._thread = threading.get_ident()
         self.io.start()
 
     def stop(self) -> None:
@@ -44,8 +47,11 @@ class Loop:
 
     def wake(self, callback: Callable[[], None]) -> None:
         """Call it soon, on the loop's thread; from any thread."""
-        self._woken.append(callback)
-        self.io.add_callback_threadsafe(self._answer)
+        if threading.get_ident() == self._thread:  # awake: what wakes it would be three system calls
+            self.later(0, callback)
+        else:
+            self._woken.append(callback)
+            self.io.add_callback_threadsafe(self._answer)
 
     def _answer(self) -> None:
         if self._woken:
