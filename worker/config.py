@@ -115,6 +115,7 @@ class Settings:
         return Path(file) if kind == "sqlite" else None
 
 
+_WORKER = "worker"
 _SECTIONS = {section.name for section in fields(Settings)} - {"path"}
 
 
@@ -129,6 +130,18 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     reading = _Reading(file, environ)
     reading.override(tree)
     return reading.settings(tree)
+
+
+def load_worker(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """What ``[worker]`` says, as if there were nothing else in the file; raises ``ConfigError`` with its mistakes.
+
+    For who only looks at what became of deliveries, and may not have the secrets of the rest.
+    """
+    file = path or Path("longshore.toml")
+    reading = _Reading(file, environ)
+    tree = {name: table for name, table in _parse(file).items() if name == _WORKER}
+    reading.override(tree)
+    return reading.settings({name: table for name, table in tree.items() if name == _WORKER})
 
 
 def mistakes(model: type[BaseModel], values: Mapping[str, Any]) -> list[tuple[str, str]]:

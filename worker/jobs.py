@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -127,10 +128,16 @@ def _import_problem(file: Path, error: BaseException) -> Problem:
     return Problem(str(file), f"line {lines[-1]}" if lines else "", f"{type(error).__name__}: {error}")
 
 
+def _why_empty(folder: Path) -> str:
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):  # a glob finds nothing there, and says nothing
+        return "cannot be read; give this user the permission"
+    what = "there is no job here" if folder.is_dir() else "there is no such folder"
+    return f"{what}; write a file with a function under @job, as `longshore init` does"
+
+
 def _unknown(overrides: Iterable[str], names: set[str], folder: Path) -> Iterator[Problem]:
     if not names:
-        what = "there is no job here" if folder.is_dir() else "there is no such folder"
-        yield Problem(str(folder), "", f"{what}; write a file with a function under @job, as `longshore init` does")
+        yield Problem(str(folder), "", _why_empty(folder))
     for name in overrides:
         if name not in names:
             yield Problem(f"[jobs.{name}]", "", f"there is no such job{nearest(name, names)}")

@@ -338,6 +338,40 @@ def test_status_says_why_a_delivery_failed_and_that_the_inbox_is_missing(longsho
     assert "inbox: there is no such folder" in done.stderr
 
 
+def test_who_looks_at_deliveries_needs_no_secret_and_no_mistake_elsewhere_is_in_the_way(longshore, project, samples):
+    """A shell beside the worker's has not the variables of its service, and a backend may just be being edited."""
+    (manifest,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
+    with (project / "longshore.toml").open("a") as file:
+        file.write('[auth.gone]\nclient_id = "me"\nclient_secret = { env = "NOT_HERE" }\n[backends.half]\n[sdlfj]\n')
+    done = [longshore(*words, cwd=project) for words in (("status",), ("verify",), ("retry", manifest["delivery"]))]
+    assert [each.returncode for each in done] == [0, 0, 2]
+    assert "1 done" in done[0].stdout
+    assert "only a failed one can be run again" in done[2].stderr
+
+
+def forbidden(folder: Path, *arguments: str) -> str:
+    """What the command says while nobody may look into a folder of the project, not even root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0)
+    as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*as_others, sys.executable, "-m", "worker", *arguments]
+    try:
+        done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=120)
+    finally:
+        folder.chmod(0o700)
+    return done.stdout + done.stderr
+
+
+def test_check_names_a_folder_that_nobody_may_look_into_and_goes_on(project):
+    said = forbidden(project / ".longshore", "check")
+    assert f"not ok  folder        work: {project / '.longshore'} cannot be written" in said
+    assert "backend" in said
+
+
+def test_a_job_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(project):
+    assert "jobs: cannot be read; give this user the permission" in forbidden(project / "jobs", "jobs")
+
+
 def test_show_tells_all_of_a_delivery_by_the_beginning_of_its_id(longshore, project, samples):
     (manifest,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
     shown = json.loads(longshore("show", manifest["delivery"][:6], "--json", cwd=project).stdout)

@@ -470,3 +470,14 @@ def test_the_nearest_name_is_proposed_or_all_are_listed() -> None:
     assert config.nearest("timeot", ["timeout", "url"]) == "; did you mean 'timeout'?"
     assert config.nearest("zzz", ["url", "auth"]) == "; known are: auth, url"
     assert config.nearest("zzz", []) == "; none is known"
+
+
+def test_the_workers_own_table_is_read_without_the_others_their_secrets_and_their_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "longshore.toml"
+    path.write_text('[worker]\noutbox = "out"\n[auth.x]\nclient_secret = { env = "NONE" }\n[backends.y]\n[typo]\n')
+    environ = {"LONGSHORE_WORKER__THREADS": "7", "LONGSHORE_BACKENDS__Y__URL": "nonsense"}
+    settings = config.load_worker(path, environ)
+    assert (settings.worker.outbox, settings.worker.threads) == (tmp_path / "out", 7)
+    assert (settings.auth, settings.backends, settings.amqp, settings.jobs) == ({}, {}, None, {})
+    with pytest.raises(ConfigError, match=r"worker\.threads"):
+        config.load_worker(path, environ | {"LONGSHORE_WORKER__THREADS": "many"})

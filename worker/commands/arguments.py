@@ -48,6 +48,13 @@ def load_settings(config: Path | None) -> Settings:
     return load(config)
 
 
+def load_worker(config: Path | None) -> Settings:
+    """What ``[worker]`` says alone; raises ``ConfigError``."""
+    from worker.config import load_worker
+
+    return load_worker(config)
+
+
 def check_name(given: str, name: str, known: Iterable[str]) -> None:
     """Exit, with the nearest one, if there is no such name; ``given`` is where it was written."""
     from worker.config import nearest

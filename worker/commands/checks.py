@@ -62,7 +62,7 @@ def _folders(settings: Settings) -> Iterator[Check]:
 
 
 def _usable(folder: Path) -> tuple[bool, str]:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if _is_seen(path))
     if not there.is_dir():
         return False, f"{there} is no folder; move it away, or name another folder"
     if fault := files.disk_fault(there):
@@ -70,6 +70,12 @@ def _usable(folder: Path) -> tuple[bool, str]:
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return False, f"{there} cannot be written; give this user the permission"
     return True, str(folder) if there == folder else f"{folder} (will be made)"
+
+
+def _is_seen(path: Path) -> bool:
+    with contextlib.suppress(PermissionError):  # where a parent does not let anybody look
+        return path.exists()
+    return False
 
 
 def _open_to_others(settings: Settings) -> str:

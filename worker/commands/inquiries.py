@@ -17,6 +17,7 @@ from worker.commands.arguments import (
     check_name,
     load_project,
     load_settings,
+    load_worker,
     misused,
     short,
 )
@@ -50,7 +51,7 @@ def status(config: Config = None, json: Json = False) -> None:
     from worker.commands import accounts, disks, screens
     from worker.ledger import Ledger
 
-    settings = load_settings(config)
+    settings = load_worker(config)
     with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
         silent = ledger.silent()
         lines, counts = [accounts.line(entry, silent) for entry in ledger.entries()], ledger.counts()
@@ -70,7 +71,7 @@ def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> Non
     from worker.commands import accounts, screens
     from worker.ledger import Ledger
 
-    settings = load_settings(config)
+    settings = load_worker(config)
     with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
         entry = _find(ledger, delivery)
         found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox, ledger.silent())
@@ -90,7 +91,7 @@ def retry(
     from worker.commands import screens
     from worker.ledger import Ledger
 
-    settings = load_settings(config)
+    settings = load_worker(config)
     with closing(Ledger(settings.worker.state)) as ledger:
         entry = _find(ledger, delivery)
         name = _drop_rejected(entry, load_project(config)) if rejected else _reopen(entry, ledger, settings)
@@ -155,7 +156,7 @@ def verify(
     """Is what lies in the outbox still what its manifests say? Stops at the first difference."""
     from worker.commands import screens, verification
 
-    found = manifests or sorted(load_settings(config).worker.outbox.glob("*.manifest.json"))
+    found = manifests or sorted(load_worker(config).worker.outbox.glob("*.manifest.json"))
     for manifest in found:
         if difference := next(verification.differences(manifest), None):
             if json:
