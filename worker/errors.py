@@ -192,5 +192,6 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, WorkerError):
         return error.detail
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)  # moved from, and to
+        return f"{error.strerror}: {where}" if where else error.strerror
     return f"an unexpected {type(error).__name__}; the log says where"

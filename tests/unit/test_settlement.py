@@ -198,7 +198,7 @@ def test_done_stays_done_where_the_file_cannot_be_put_away_and_it_is_tried_again
     worker, clock, monkeypatch, capture_log
 ):
     def refuse(*_args, **_named):
-        raise OSError(errno.EACCES, "Permission denied", "archive/clients.csv")
+        raise OSError(errno.EACCES, "Permission denied", "work/clients.csv", None, "archive/clients.csv")
 
     delivery = worker.claim()
     with monkeypatch.context() as patched:
@@ -206,7 +206,8 @@ def test_done_stays_done_where_the_file_cannot_be_put_away_and_it_is_tried_again
         delivery.settle(None)
     entry = worker.entry(delivery)
     assert (entry.state, entry.put_away) == ("done", False)
-    assert entry.detail == "it is finished, but its file cannot be put away: Permission denied: archive/clients.csv"
+    why = "Permission denied: work/clients.csv -> archive/clients.csv"  # either may be what cannot be written
+    assert entry.detail == f"it is finished, but its file cannot be put away: {why}"
     assert "file not put away" in [event["event"] for event in capture_log if event["log_level"] == "error"]
     assert worker.due() == []
     clock.now += 61
