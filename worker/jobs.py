@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -51,8 +52,9 @@ class Jobs(Mapping[str, Job[..., Any]]):
 
     def match(self, name: str) -> Job[..., Any]:
         """The job for a file of this name, with or without ``.gz``; raises ``DeliveryError`` if none or several."""
-        names = {name, name.removesuffix(".gz")}
-        found = [job for job in self.enabled if any(fnmatchcase(n, p) for n in names for p in job.files)]
+        plain = _composed(name)
+        names = {plain, plain.removesuffix(".gz")}
+        found = [job for job in self.enabled if any(fnmatchcase(n, _composed(p)) for n in names for p in job.files)]
         if not found:
             patterns = [f"{pattern} ({job.name})" for job in self.enabled for pattern in job.files]
             raise DeliveryError(f"no job takes a file of this name; the jobs take: {', '.join(patterns) or 'no files'}")
@@ -67,6 +69,11 @@ class Jobs(Mapping[str, Job[..., Any]]):
             if job.queue == name:
                 return job
         raise DeliveryError(f"no job takes messages of the queue {name!r}")
+
+
+def _composed(text: str) -> str:
+    """One spelling of what people read as one: in file names from a Mac, an accent is a character of its own."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def load(folder: Path, overrides: Mapping[str, JobSettings]) -> Jobs:

@@ -334,6 +334,7 @@ def test_a_failed_delivery_can_be_reopened(ledger, other, clock):
     assert ledger.reopen(entry)
     found = ledger.get(entry.id)
     assert (found.state, found.put_away, found.owner, found.attempts) == ("waiting", False, "", 1)
+    assert (found.error, found.detail) == ("", ""), "why it failed is no reason to wait"
     assert [taken.id for taken in take(other)] == [entry.id]
 
 

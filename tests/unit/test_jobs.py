@@ -1,4 +1,5 @@
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -352,6 +353,13 @@ def made(name: str, **settings: Any) -> Job[..., Any]:
 def test_a_file_goes_to_the_job_whose_pattern_fits_its_name():
     jobs = Jobs([made("one", files=["a*.csv", "x.csv"]), made("two", files="b*.csv")])
     assert [jobs.match(name).name for name in ("a 1.csv", "x.csv", "b.csv")] == ["one", "one", "two"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_may_be_spelled_in_both_ways(forms):
+    """A Mac takes them apart."""
+    pattern, name = map(unicodedata.normalize, forms, ["účty*.csv", "účty leden.csv.gz"])
+    assert Jobs([made("accounts", files=pattern)]).match(name).name == "accounts"
 
 
 def test_a_packed_file_goes_to_the_job_for_its_name_without_gz():

@@ -189,7 +189,7 @@ class Ledger:
         """Put a failed delivery back among the waiting; False if it is not failed any more."""
         statement = sa.update(table).where(*_same(entry), table.c.state == "failed")
         values = {"state": "waiting", "version": entry.version + 1, "put_away": False, "owner": "", "not_before": 0.0}
-        return self._database.change(statement.values(values)) == 1
+        return self._database.change(statement.values(**values, **_why(None))) == 1
 
     def get(self, delivery: str) -> Entry:
         """One delivery; raises ``KeyError``."""
