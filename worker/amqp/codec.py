@@ -18,10 +18,14 @@ FRAME_MAX = 131_072
 _HEADER_OVERHEAD = 64  # a header frame's own bytes, and some to spare
 _FRAME = struct.Struct(">BHI")  # type, channel, size
 _FRAME_END = bytes((spec.FRAME_END,))
-_CONTENT_HEADER = struct.Struct(">HHQ")  # class, weight, size of the body
+_HEADER = struct.Struct(">BHIHHQ")  # type, channel, size, class, weight, size of the body
+_HEADER_BYTES = 12  # of these, from the class on
 _PERSISTENT = b"\x02"
+_LENGTHS = tuple(bytes((length,)) for length in range(256))  # of a text
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TYPE = 1 << 10, 1 << 9, 1 << 8, 1 << 7, 1 << 5
+_BEFORE = _CONTENT_TYPE, _CONTENT_ENCODING
+_AFTER = _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TYPE
 
 
 class Encoded:
@@ -41,52 +45,50 @@ class Encoded:
 
         A method, a header and body frames (AMQP 0-9-1, 4.2.3 and 4.2.6); pika takes several times as long for them.
         """
-        body = outgoing.body
-        header = _CONTENT_HEADER.pack(spec.Basic.INDEX, 0, len(body)) + self._content
+        body, content = outgoing.body, self._content
+        size = _HEADER_BYTES + len(content)
         frames = [
             _publish(outgoing.exchange, outgoing.routing_key, channel, mandatory),
-            _framed(spec.FRAME_HEADER, channel, header),
+            _HEADER.pack(spec.FRAME_HEADER, channel, size, spec.Basic.INDEX, 0, len(body)),
+            content,
+            _FRAME_END,
         ]
-        frames += [_framed(spec.FRAME_BODY, channel, body[at : at + longest]) for at in range(0, len(body), longest)]
+        for at in range(0, len(body), longest):
+            piece = body[at : at + longest]
+            frames += (_FRAME.pack(spec.FRAME_BODY, channel, len(piece)), piece, _FRAME_END)
         return b"".join(frames)
 
 
 @lru_cache(maxsize=256)
 def _publish(exchange: str, routing_key: str, channel: int, mandatory: bool) -> bytes:
     arguments = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory).encode()
-    return _framed(spec.FRAME_METHOD, channel, spec.Basic.Publish.INDEX.to_bytes(4, "big") + b"".join(arguments))
-
-
-def _framed(kind: int, channel: int, payload: bytes) -> bytes:
-    return _FRAME.pack(kind, channel, len(payload)) + payload + _FRAME_END
+    method = b"".join((spec.Basic.Publish.INDEX.to_bytes(4, "big"), *arguments))
+    return _FRAME.pack(spec.FRAME_METHOD, channel, len(method)) + method + _FRAME_END
 
 
 def _encoded(outgoing: Outgoing) -> bytes:
     """The property flags and what is present, in their order (AMQP 0-9-1, 4.2.6.1); pika takes thrice the time."""
-    wait = outgoing.expiration
-    flags = _DELIVERY_MODE
+    wait = "" if outgoing.expiration is None else str(round(outgoing.expiration * 1000))
     pieces: list[Any] = [b""]
-    flags |= _add(pieces, _CONTENT_TYPE, outgoing.content_type)
-    flags |= _add(pieces, _CONTENT_ENCODING, outgoing.content_encoding)
+    flags = _DELIVERY_MODE | _add(pieces, _BEFORE, (outgoing.content_type, outgoing.content_encoding))
     if outgoing.headers:
         flags |= _HEADERS
         encode_table(pieces, dict(outgoing.headers))
     pieces.append(_PERSISTENT)
-    flags |= _add(pieces, _CORRELATION_ID, outgoing.correlation_id)
-    flags |= _add(pieces, _REPLY_TO, outgoing.reply_to)
-    flags |= _add(pieces, _EXPIRATION, "" if wait is None else str(round(wait * 1000)))
-    flags |= _add(pieces, _MESSAGE_ID, outgoing.message_id)
-    flags |= _add(pieces, _TYPE, outgoing.type)
-    pieces[0] = flags.to_bytes(2, "big")
+    after = outgoing.correlation_id, outgoing.reply_to, wait, outgoing.message_id, outgoing.type
+    pieces[0] = (flags | _add(pieces, _AFTER, after)).to_bytes(2, "big")
     return b"".join(pieces)
 
 
-def _add(pieces: list[Any], flag: int, text: str) -> int:
-    if not text:
-        return 0
-    content = text.encode()
-    pieces.append(bytes((len(content),)) + content)
-    return flag
+def _add(pieces: list[Any], flags: tuple[int, ...], texts: tuple[str, ...]) -> int:
+    """Append those that are present; returns their flags."""
+    present = 0
+    for flag, text in zip(flags, texts, strict=True):
+        if text:
+            content = text.encode()
+            pieces += _LENGTHS[len(content)], content
+            present |= flag
+    return present
 
 
 def arrived(method: Any, found: Any, body: bytes) -> tuple[Arrived, str]:

@@ -40,11 +40,12 @@ class Intake:
 
     def arrive(self, arrived: Arrived, unreadable: str = "") -> None:
         """Keep a message until all that came with it is there."""
+        if not self._arrived:
+            self._delivery.ring()
         tag, redelivered, texts, headers, body = arrived
         self._arrived.append(
             Message(self._queue, body, *texts, headers, redelivered, unreadable, self._generation, tag, self)
         )
-        self._delivery.ring()
 
     def deliver(self) -> None:
         """Hand over what has arrived."""

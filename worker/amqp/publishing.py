@@ -175,26 +175,24 @@ class Publisher:
         first = self._lowest if multiple else number
         if multiple:
             self._lowest = number + 1
+        if taken:
+            self._hold.reset()
         for each in range(first, number + 1):
-            item = self._sent.pop(each, None)
-            if item:
+            if item := self._sent.pop(each, None):
                 self._bytes -= len(item.outgoing.body)
-                self._answered(item, taken)
+                self._suspects -= self._suspects > 0
+                if taken:
+                    self._settle(item, Sent.RETURNED if item.returned else Sent.CONFIRMED)
+                else:
+                    self._refused(item)
         if self._waiting:
             self._bell.ring()
 
-    def _answered(self, item: _Item, taken: bool) -> None:
-        self._suspects = max(self._suspects - 1, 0)
-        item.tries -= not taken
-        if taken:
-            self._hold.reset()
-            self._settle(item, Sent.RETURNED if item.returned else Sent.CONFIRMED)
-        elif item.tries > 0:
-            self._hold_back(item)
-        else:
+    def _refused(self, item: _Item) -> None:
+        item.tries -= 1
+        if item.tries <= 0:
             self._settle(item, Sent.REFUSED)
-
-    def _hold_back(self, item: _Item) -> None:
+            return
         if not self._held:
             self._loop.later(self._hold.wait(), self._release)
         self._held.append(item)

@@ -168,7 +168,10 @@ class Channel:
         """Send a message; ``mandatory``: it is returned if no queue takes it. Raises ``Lost``."""
         if not self._channel.is_open:
             raise Lost("the channel is closed")
-        self._send(self._connection.publish, self._channel.channel_number, outgoing, encoded, mandatory=mandatory)
+        try:
+            self._connection.publish(self._channel.channel_number, outgoing, encoded, mandatory=mandatory)
+        except exceptions.AMQPError as error:
+            raise translated(error) from error
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         """Take a message, or all up to it, off the queue; raises ``Lost``."""
@@ -184,9 +187,9 @@ class Channel:
         return found
 
     @staticmethod
-    def _send(method: Callable[..., None], *values: Any, **named: Any) -> None:
+    def _send(method: Callable[..., None], *values: Any) -> None:
         try:
-            method(*values, **named)
+            method(*values)
         except exceptions.AMQPError as error:
             raise translated(error) from error
 
