@@ -50,6 +50,10 @@ class Jobs(Mapping[str, Job[..., Any]]):
         """The endings of the files by which senders say that a file is complete."""
         return tuple({job.done_suffix for job in self.enabled if job.done_suffix})
 
+    def find(self, name: str, source: str) -> Job[..., Any]:
+        """The job of this name; if there is none such (any more), the one that matches ``source``, or raises."""
+        return self._jobs.get(name) or self.match(source)
+
     def match(self, name: str) -> Job[..., Any]:
         """The job for a file of this name, with or without ``.gz``; raises ``DeliveryError`` if none or several."""
         plain = _composed(name)

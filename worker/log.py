@@ -88,6 +88,11 @@ class bound:  # noqa: N801 - reads like a function, and is spared a generator at
         _context.reset(self._before)
 
 
+def also(**values: object) -> None:
+    """Add values to every event in the rest of the innermost ``bound``."""
+    _context.set(_context.get() | values)
+
+
 def context() -> Mapping[str, object]:
     """What is bound here."""
     return _context.get()

@@ -82,9 +82,10 @@ class Runner:
             self._watcher.ended(delivery, error)
 
     def _work(self, delivery: Delivery) -> None:
-        job = self._jobs[delivery.job] if delivery.job in self._jobs else self._jobs.match(delivery.source)
+        job = self._jobs.find(delivery.job, delivery.source)
         delivery.job = job.name
-        with log.bound(job=job.name), self._outputs[delivery.trigger].open(delivery, job) as part:
+        log.also(job=job.name)
+        with self._outputs[delivery.trigger].open(delivery, job) as part:
             if not part.committed:
                 try:
                     self._run_rows(delivery, job, part)

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +47,7 @@ class Answering:
         self._work = work
         self._clock = clock
         self._trouble = ("", clock())
-        self._publishing = _Count()
+        self._publishing: list[Request] = []  # one, whichever, for each that is under way: a count without a lock
         self._log = log.get_logger()
 
     @property
@@ -67,27 +66,24 @@ class Answering:
         if request.has_folder:
             request.clear(self._work)
         for message in request.messages:
-            targets = [to for to in dict.fromkeys((message.reply_to, request.consumed.job.reply_queue)) if to]
-            if reply and targets:
-                self._reply(request, message, reply, targets)
+            to = message.reply_to or request.consumed.job.reply_queue
+            if reply and to:
+                self._reply(request, message, reply, to)
             else:
                 self._ack(request, message)
 
-    def _reply(
-        self, request: Request, message: Message, reply: Reply, targets: list[str], *, restored: bool = False
-    ) -> None:
-        def answered(sent: Sent) -> None:
-            if sent is Sent.CONFIRMED:
-                self._ack(request, message)
-            elif sent is Sent.RETURNED and not restored and targets[0] == request.consumed.topology.reply_queue:
-                self._restore(request, lambda: self._reply(request, message, reply, targets, restored=True))
-            elif sent is Sent.RETURNED and targets[1:]:
-                self._reply(request, message, reply, targets[1:])
-            elif sent is not Sent.UNKNOWN:
-                self._not_answered(request, message, sent)
+    def _reply(self, request: Request, message: Message, reply: Reply, to: str, *, restored: bool = False) -> None:
+        def not_taken(how: Sent) -> None:
+            fallback = request.consumed.job.reply_queue
+            if how is Sent.RETURNED and to == fallback and not restored:
+                self._restore(request, lambda: self._reply(request, message, reply, to, restored=True))
+            elif how is Sent.RETURNED and fallback and to != fallback:
+                self._reply(request, message, reply, fallback)
+            else:
+                self._not_answered(request, message, how)
 
         try:
-            self._publish(letters.reply(message, reply, targets[0], request.reply_id), answered)
+            self._publish(request, message, letters.reply(message, reply, to, request.reply_id), not_taken)
         except DeliveryError as error:
             self.bury(request, message, error, error.detail)
 
@@ -117,31 +113,29 @@ class Answering:
     def send_then_ack(self, request: Request, message: Message, outgoing: Outgoing, *, restored: bool = False) -> None:
         """Send what takes a message's place, a copy for later or a dead letter."""
 
-        def sent(how: Sent) -> None:
-            if how is Sent.CONFIRMED:
-                self._ack(request, message)
-            elif how is Sent.RETURNED and not restored:
+        def not_taken(how: Sent) -> None:
+            if how is Sent.RETURNED and not restored:
                 self._restore(request, lambda: self.send_then_ack(request, message, outgoing, restored=True))
-            elif how is not Sent.UNKNOWN:
+            else:
                 self._leave(message, _unmoved(outgoing.routing_key, how))
 
         try:
-            self._publish(outgoing, sent)
+            self._publish(request, message, outgoing, not_taken)
         except DeliveryError:
-            self._publish(letters.without_senders_headers(outgoing), sent)
+            self._publish(request, message, letters.without_senders_headers(outgoing), not_taken)
 
     def _restore(self, request: Request, then: Callable[[], None]) -> None:
         """Send again to a queue of the worker's own that has gone, once it is declared again."""
         if request.consumed.topology.passive:
             then()
             return
-        self._publishing.up()
+        self._publishing.append(request)
 
         def restored() -> None:
             try:
                 then()
             finally:
-                self._publishing.down()
+                self._publishing.pop()
 
         self._restore_queues(request.message.queue, restored)
 
@@ -156,19 +150,25 @@ class Answering:
             self._acked(request, message)
         message.ack()
 
-    def _publish(self, outgoing: Outgoing, done: Callable[[Sent], None]) -> None:
-        self._publishing.up()
+    def _publish(
+        self, request: Request, message: Message, outgoing: Outgoing, not_taken: Callable[[Sent], None]
+    ) -> None:
+        """Send what takes a message's place, and ack that once the broker has it."""
+        self._publishing.append(request)
 
-        def counted(sent: Sent) -> None:
+        def sent(how: Sent) -> None:
             try:
-                done(sent)
+                if how is Sent.CONFIRMED:
+                    self._ack(request, message)
+                elif how is not Sent.UNKNOWN:
+                    not_taken(how)
             finally:
-                self._publishing.down()
+                self._publishing.pop()
 
         try:
-            self._broker.publish(outgoing, counted)
+            self._broker.publish(outgoing, sent)
         except DeliveryError:
-            self._publishing.down()
+            self._publishing.pop()
             raise
 
 
@@ -176,22 +176,3 @@ def _unmoved(to: str, how: Sent) -> str:
     if how is Sent.RETURNED:
         return f"there is no queue {to}, which its message has to go to; declare it"
     return f"the queue {to} takes no message; make room in it, or raise its limit"
-
-
-class _Count:
-    """How many are under way; thread-safe."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._lock = threading.Lock()
-
-    def up(self) -> None:
-        with self._lock:
-            self._number += 1
-
-    def down(self) -> None:
-        with self._lock:
-            self._number -= 1
-
-    def __bool__(self) -> bool:
-        return self._number > 0

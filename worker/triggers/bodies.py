@@ -88,9 +88,10 @@ class Body:
 
     def read(self, reading: Reading) -> Iterator[Chunk]:
         """Its rows."""
-        if self.form == "table":
+        form = self.form
+        if form == "table":
             return tables.read(Path("message.csv"), reading, io.BytesIO(self.data))
-        return self._array(reading) if self.form == "array" else iter([self._object()])
+        return self._array(reading) if form == "array" else iter([self._object()])
 
     def _object(self) -> Chunk:
         try:

@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Protocol
 
 from worker import log
@@ -85,7 +84,7 @@ class Desk:
         self._suspects: deque[Request] = deque()
         self._alone: Request | None = None
         self._claimed: defaultdict[str, deque[Request]] = defaultdict(deque)
-        self._begun = Begun(office.room)
+        self._begun = Begun()
         self._out: Counter[str] = Counter()
         self._running = 0  # all that are out
         self._returned: deque[Request] = deque()
@@ -202,7 +201,7 @@ class Desk:
         self._ring()
         while self._arrived:
             message = self._arrived.popleft()
-            self._safely(partial(self._meet, message), [message])
+            self._safely([message], self._meet, message)
         self._take_back()
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
@@ -245,7 +244,7 @@ class Desk:
             self._arrived.extend(request.messages)
             self._woken.set()
         else:
-            self._safely(then, request.messages)
+            self._safely(request.messages, then)
 
     def _hand_out(self) -> None:
         """Hand out what may soon begin: were it as soon as a thread is free, a slow ledger would let ends pile up that
@@ -294,16 +293,15 @@ class Desk:
             self._elsewhere.append((self._clock() + LOOK_SECONDS, request))
         else:
             self._leave(request)
-            self._safely(partial(self._office.judge, request, standing), request.messages)
+            self._safely(request.messages, self._office.judge, request, standing)
         return False
 
     def _meet(self, message: Message) -> None:
         request = self._office.meet(message)
         if request is None:
             return
-        known = self._requests.get(request.place)
-        if known is None:
-            self._requests[request.place] = request
+        known = self._requests.setdefault(request.place, request)
+        if known is request:
             self._unclaimed.append(request)
         elif known.sha256 != request.sha256:
             self._office.clash(message)
@@ -331,10 +329,10 @@ class Desk:
         else:
             self._unclaimed.extendleft(reversed(claims))
 
-    def _safely(self, act: Callable[[], None], messages: list[Message]) -> None:
+    def _safely(self, messages: list[Message], act: Callable[..., None], *values: object) -> None:
         """Do what concerns these messages alone: a bug in it must not cost those their ends that come after them."""
         try:
-            act()
+            act(*values)
         except Exception as bug:  # noqa: BLE001 - as it says
             self._tell(bug)
             self.give_back_later(messages)
@@ -353,7 +351,7 @@ class Desk:
         for _ in range(len(self._timers)):
             at, act = self._timers.popleft()
             if at <= now:
-                self._safely(act, [])
+                self._safely([], act)
             else:
                 self._timers.append((at, act))
 

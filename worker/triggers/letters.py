@@ -40,6 +40,8 @@ def delays(first: int) -> tuple[int, ...]:
 
 def header(message: Message, name: str) -> int:
     """A number that the worker has written into a message's headers; 0 if it is missing or makes no sense."""
+    if not message.headers:
+        return 0
     value = message.headers.get(name, 0)
     return int(value) if isinstance(value, int) and 0 <= value < _MOST_SECONDS else 0
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from worker import exact_json, log
 from worker.amqp import Broker, Consumption, Message
@@ -277,7 +277,13 @@ def _give_back(request: Request) -> None:
 
 def _packed(reply: Reply) -> bytes:
     """As the ledger keeps it: what is known of it in a line, then the body."""
-    return exact_json.dumps([reply.type, reply.content_type, reply.headers]) + b"\n" + reply.body
+    head = _head(reply.type, reply.content_type, tuple(reply.headers.items()))
+    return head + b"\n" + reply.body
+
+
+@lru_cache(maxsize=64)
+def _head(kind: str, content_type: str, headers: tuple[tuple[str, Any], ...]) -> bytes:
+    return exact_json.dumps([kind, content_type, dict(headers)])
 
 
 def _unpacked(data: bytes) -> Reply:

@@ -75,6 +75,7 @@ class Request:
     others: list[Message] = field(default_factory=list)
     _calls_key: str = ""
     _claim: Claim | None = None
+    _body: Body | None = None
 
     @classmethod
     def of(cls, consumed: Consumed, message: Message) -> Request:
@@ -95,6 +96,7 @@ class Request:
 
     def join(self, message: Message) -> None:
         """One more that asks for the same. Those of an older channel are forgotten: the broker gives them again."""
+        self._body = None
         self.others = [each for each in self.messages if each.generation >= message.generation]
         self.message = self.others.pop(0) if self.others else message
         if self.message is not message:
@@ -116,12 +118,15 @@ class Request:
     @property
     def is_small(self) -> bool:
         """Whether it is one row, and soon read."""
-        return len(self.message.body) <= SMALL_BYTES and self._body.is_small
+        return len(self.message.body) <= SMALL_BYTES and self.body.is_small
 
     @property
-    def _body(self) -> Body:
-        message = self.message
-        return Body(message.body, message.content_type, message.content_encoding)
+    def body(self) -> Body:
+        """Its message's."""
+        if not self._body:
+            message = self.message
+            self._body = Body(message.body, message.content_type, message.content_encoding)
+        return self._body
 
     def claim(self, *, alone: bool = False) -> Claim:
         """For the ledger."""
@@ -146,9 +151,10 @@ class Request:
     def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
         message = self.message
-        body = self._body.unfolded(self.consumed.max_unfolded)
+        body = self.body.unfolded(self.consumed.max_unfolded)
+        form = body.form
         folder = work
-        if body.form != "object":
+        if form != "object":
             self.has_folder = True
             folder = work / self.delivery
             files.private_folder(folder)
@@ -161,7 +167,7 @@ class Request:
             id=self.delivery,
             trigger="queue",
             source=message.queue,
-            input=Input("", self.sha256, len(message.body), body.form),
+            input=Input("", self.sha256, len(message.body), form),
             folder=folder,
             attempts=self.attempts,
             started=datetime.now(UTC),
