@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,15 @@ def test_status_says_why_a_delivery_failed_and_that_the_inbox_is_missing(longsho
     assert done.returncode == 0
     assert "no job takes a file of this name" in done.stdout
     assert "inbox: there is no such folder" in done.stderr
+
+
+def test_status_tells_of_files_that_lie_in_the_inbox_as_the_ledger_does_not_know_them(longshore, project):
+    (project / "inbox" / "folder").mkdir(parents=True)
+    for name in ("\udce9.csv", "b.csv", ".hidden.csv"):
+        (project / "inbox" / name).write_text("id\n1\n")
+    found = json.loads(longshore("status", "--json", cwd=project).stdout)["inbox"]
+    assert found["files"] == 2
+    assert datetime.fromisoformat(found["since"]).timestamp() == pytest.approx(time.time(), abs=100)
 
 
 def test_who_looks_at_deliveries_needs_no_secret_and_no_mistake_elsewhere_is_in_the_way(longshore, project, samples):

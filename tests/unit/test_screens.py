@@ -52,18 +52,29 @@ def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
 @pytest.mark.parametrize(("seconds", "said"), [(22.6, "left alone for 23 s more"), (0.3, "asked again just now")])
 def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys, seconds, said):
     pause = {"backend": "billing", "state": "down", "seconds": seconds, "reason": "answered 503", "worker": "host.7"}
-    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [pause])
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, backends=[pause])
     assert f"backend billing is down, {said} by host.7: answered 503" in capsys.readouterr().out
 
 
 def test_a_status_says_that_the_broker_is_away_by_whom_and_why(capsys):
     broker = {"worker": "host.7", "reason": "is not connected since 2026-11-23T02:00:04Z: Connection refused; start it"}
-    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [], [broker])
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, broker=[broker])
     assert f"the broker {broker['reason']} (told by host.7)" in capsys.readouterr().out
 
 
 def test_a_status_says_which_disks_take_nothing_and_what_to_do(capsys):
     full = {"folders": ["/a/.longshore", "/a/outbox"], "reason": "is full (0 bytes are left); make room"}
-    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, [], [], [full])
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, disks=[full])
     said = "the disk of /a/.longshore, /a/outbox is full (0 bytes are left); make room: what waits for it goes on"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "said"), [(2, "2 files in the inbox, the first since 2026-11-23T02:00:04Z"), (0, "")]
+)
+def test_a_status_says_what_lies_in_the_inbox(capsys, files, said):
+    inbox = {"files": files, "since": "2026-11-23T02:00:04Z" if files else None}
+    screens.status([], {"waiting": 0, "running": 0, "done": 0, "failed": 0}, inbox=inbox)
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert ("inbox" in shown) == bool(files)

@@ -48,7 +48,7 @@ def check(config: Config = None, json: Json = False) -> None:
 
 def status(config: Config = None, json: Json = False) -> None:
     """What is running, waiting, done and failed, and why."""
-    from worker.commands import accounts, disks, screens
+    from worker.commands import accounts, places, screens
     from worker.ledger import Ledger
 
     settings = load_worker(config)
@@ -56,14 +56,25 @@ def status(config: Config = None, json: Json = False) -> None:
         silent = ledger.silent()
         lines, counts = [accounts.line(entry, silent) for entry in ledger.entries()], ledger.counts()
         pauses, brokers = accounts.pauses(ledger.pauses.current())
-    full = disks.faults(settings)
-    if not settings.worker.inbox.is_dir():
-        screens.complain(f"{settings.worker.inbox}: there is no such folder, so nothing can come in; make it")
+    around: dict[str, Any] = {"backends": pauses, "broker": brokers}
+    around |= {"disks": places.full_disks(settings), "inbox": _lying_in(settings)}
     if json:
-        rest = {"backends": pauses, "broker": brokers, "disks": full}
-        screens.say_json({"deliveries": lines, "counts": counts, **rest})
+        screens.say_json({"deliveries": lines, "counts": counts, **around})
     else:
-        screens.status(lines, counts, pauses, brokers, full)
+        screens.status(lines, counts, **around)
+
+
+def _lying_in(settings: Settings) -> dict[str, Any]:
+    from worker.commands import places, screens
+
+    inbox = settings.worker.inbox
+    try:
+        return places.in_the_inbox(inbox)
+    except FileNotFoundError:
+        screens.complain(f"{inbox}: there is no such folder, so nothing can come in; make it")
+    except OSError as error:
+        screens.complain(f"{inbox}: cannot be looked into: {error.strerror}; check the permissions")
+    return {"files": None, "since": None}
 
 
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:

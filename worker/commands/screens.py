@@ -113,11 +113,13 @@ def _story(each: Mapping[str, Any], outbox: str) -> str:
 def status(
     lines: Sequence[Mapping[str, Any]],
     counts: Mapping[str, int],
-    pauses: Iterable[Mapping[str, Any]] = (),
-    brokers: Iterable[Mapping[str, Any]] = (),
+    *,
+    backends: Iterable[Mapping[str, Any]] = (),
+    broker: Iterable[Mapping[str, Any]] = (),
     disks: Iterable[Mapping[str, Any]] = (),
+    inbox: Mapping[str, Any] | None = None,
 ) -> None:
-    """The deliveries, why some failed or wait, how many there are; backends left alone, a broker away, full disks."""
+    """The deliveries, why some failed or wait, how many there are; then what is not as it should be around them."""
     columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
     for each in lines:
@@ -125,14 +127,17 @@ def status(
             say(f"{each['delivery']} {each['source']} {_IS[each['state']]}:\n  {each['error']}")
     shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
-    for each in pauses:
+    for each in backends:
         left = round(each["seconds"])
         how_long = f"left alone for {left:,} s more" if left else "asked again just now"
         say(f"backend {each['backend']} is {each['state']}, {how_long} by {each['worker']}: {each['reason']}")
-    for each in brokers:
+    for each in broker:
         say(f"the broker {each['reason']} (told by {each['worker']})")
     for each in disks:
         say(f"the disk of {', '.join(each['folders'])} {each['reason']}: what waits for it goes on by itself")
+    if inbox and inbox["files"]:
+        lying = f"{_many(inbox['files'], 'file')} in the inbox, the first since {inbox['since']}"
+        say(f"{lying}: where a worker runs, it takes them in turn, or its log says why it leaves one alone")
     if counts["failed"]:
         say("`longshore retry ID` runs a failed one again")
 
