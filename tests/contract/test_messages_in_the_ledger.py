@@ -225,6 +225,19 @@ def test_what_came_without_an_id_and_was_left_behind_is_found_by_its_body(say, o
     assert left() == []
 
 
+def test_of_many_messages_the_unfinished_ones_are_told_first_and_then_the_newest(say, ledger, clock):
+    taken = []
+    for key in map(str, range(6)):
+        clock.now += 1
+        taken.append(say(claim(key)).delivery)
+    for note in (done("0"), failed("1"), waiting("2"), done("3")):
+        clock.now += 1
+        say(notes=[note])
+    told = [taken.index(entry.id) for entry in ledger.entries(limit=5)]
+    assert told == [5, 4, 2, 3, 1]
+    assert [taken.index(entry.id) for entry in ledger.entries(limit=1)] == [5]
+
+
 def test_what_a_dead_worker_left_behind_for_good_is_forgotten_and_what_a_living_one_is_at_is_not(
     say, opened, other, clock, ledger
 ):
