@@ -129,10 +129,15 @@ class WorkerSettings(_Table):
     @field_validator("inbox", "outbox", "archive", "failed")
     @classmethod
     def _a_folder_of_its_own(cls, path: Path, info: ValidationInfo) -> Path:
-        root = Place.of(info).root
-        if (root / path).resolve() in {other.resolve() for other in (root, *info.data.values())}:
+        root = Place.of(info).root.resolve()
+        given, kept = (root / path).resolve(), (root / "jobs", root / ".longshore")
+        if given in {other.resolve() for other in (root, *kept, *info.data.values())}:
             raise ValueError("must be a folder of its own")
-        return root / path
+        if root.is_relative_to(given):  # all that lies there would be taken away, or be among the results
+            raise ValueError("must be a folder of its own, and not one that the project is in")
+        if path.parts[0] == "~":
+            raise ValueError("must be written out, as nobody's ~ is known here")
+        return Place.of(info).root / path
 
     @field_validator("state")
     @classmethod
