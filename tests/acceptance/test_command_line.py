@@ -382,6 +382,16 @@ def test_a_job_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(project)
     assert "jobs: cannot be read; give this user the permission" in forbidden(project / "jobs", "jobs")
 
 
+def test_show_tells_the_rest_where_somebody_has_damaged_the_manifest(longshore, project, samples):
+    (manifest,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
+    (file,) = (project / "outbox").glob("*.manifest.json")
+    for left in ('{"delivery": "', "[1]"):
+        file.write_text(left)
+        shown = json.loads(longshore("show", manifest["delivery"], "--json", cwd=project).stdout)
+        assert (shown["state"], shown["manifest"], shown["sha256"]) == ("done", None, manifest["input"]["sha256"])
+        assert "its manifest in the outbox is damaged" in shown["error"]
+
+
 def test_show_tells_all_of_a_delivery_by_the_beginning_of_its_id(longshore, project, samples):
     (manifest,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
     shown = json.loads(longshore("show", manifest["delivery"][:6], "--json", cwd=project).stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _MESSAGE_COMES_AGAIN = (
     "done, and it is forgotten in a day"
 )
 _IS_TAKEN_OVER = "another worker goes on with it, or the next `longshore run`"
+
+_DAMAGED = "its manifest in the outbox is damaged; what is known else stands here, and the results may be whole"
 
 
 def account(entry: Entry, outbox: Path) -> dict[str, Any]:
@@ -65,8 +68,11 @@ def _pause(pause: Pause) -> dict[str, Any]:
 
 def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path, silent: Container[str] = ()) -> dict[str, Any]:
     """Everything that is known of a delivery: its line, times, input, attempts, and the manifest, if there is one."""
+    manifest, known = manifest_of(entry, outbox), line(entry, silent)
+    if manifest is None and any(outbox.glob(f"*-{entry.id}.manifest.json")):
+        known["error"] = known["error"] or _DAMAGED
     return {
-        **line(entry, silent),
+        **known,
         "sha256": entry.sha256,
         "bytes": entry.bytes,
         "created": moment(entry.created),
@@ -74,7 +80,7 @@ def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path, silent: Contai
         "finished": moment(entry.finished),
         "not_before": moment(entry.not_before),
         "history": [attempt(each) for each in attempts],
-        "manifest": manifest_of(entry, outbox),
+        "manifest": manifest,
     }
 
 
@@ -99,10 +105,11 @@ def matching(ledger: Ledger, beginning: str) -> list[Entry]:
 
 
 def manifest_of(entry: Entry, outbox: Path) -> dict[str, Any] | None:
-    """The manifest, as long as it lies in the outbox."""
+    """The manifest, as long as it lies in the outbox, and is one: who takes results away may damage what is left."""
     for file in outbox.glob(f"*-{entry.id}.manifest.json"):
-        found: dict[str, Any] = exact_json.loads(file.read_bytes())
-        return found
+        with suppress(ValueError):
+            found = exact_json.loads(file.read_bytes())
+            return found if isinstance(found, dict) else None
     return None
 
 
