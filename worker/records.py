@@ -21,7 +21,7 @@ class Row(dict[str, Any]):
     __slots__ = ("index", "line")
 
     def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]], index: int = 0, line: int = 0) -> None:
-        super().__init__(values)
+        dict.__init__(self, values)  # faster than by way of super()
         self.index = index
         self.line = line
 

@@ -5,6 +5,6 @@ guarded UPDATE (``version``), never a lock or a transaction held while something
 """
 
 from worker.ledger.deliveries import Ledger
-from worker.ledger.messages import PRUNED, Claim, Messages, Note, Standing
+from worker.ledger.messages import PRUNED, Claim, End, Messages, Note, Standing
 
-__all__ = ["PRUNED", "Claim", "Ledger", "Messages", "Note", "Standing"]
+__all__ = ["PRUNED", "Claim", "End", "Ledger", "Messages", "Note", "Standing"]

@@ -26,6 +26,7 @@ LOOKED_UP = 400  # messages that are looked up at once: a statement takes only s
 PRUNED = 5_000  # forgotten at once at the most, so that no claim waits long
 
 Verdict = Literal["ours", "done", "failed", "conflict", "busy", "suspect"]
+End = Literal["done", "failed", "waiting"]
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class Note:
 
     claim: Claim
     attempts: int
-    end: Literal["done", "failed", "waiting"]
+    end: End
     reply: bytes = b""
     error: str = ""
     detail: str = ""
@@ -97,6 +98,7 @@ _WRITE = """
         expires = excluded.expires
         WHERE excluded.state <> 'running' AND messages.attempts = excluded.attempts
             AND messages.owner = excluded.owner"""
+_RUNNING = "running", 1, b"", "", "", 0
 _this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
 _run = table.c.attempts == sa.bindparam("run")
 
@@ -268,12 +270,13 @@ class Messages:
 
 
 def _claimed(claim: Claim) -> tuple[Any, ...]:
-    return *_who(claim), "running", 1, b"", "", "", 0
+    return _who(claim) + _RUNNING
 
 
 def _noted(note: Note) -> tuple[Any, ...]:
-    end = note.end, note.attempts, note.reply, storable(note.error), storable(note.detail), note.rows
-    return *_who(note.claim), *end
+    error, detail = note.error and storable(note.error), note.detail and storable(note.detail)
+    end = note.end, note.attempts, note.reply, error, detail, note.rows
+    return _who(note.claim) + end
 
 
 def _who(claim: Claim) -> tuple[str, str, str, str, str, int]:

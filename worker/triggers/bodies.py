@@ -50,8 +50,8 @@ class Body:
 
     @property
     def is_small(self) -> bool:
-        """Whether it is surely one row: an object that need not be unfolded first."""
-        return not self.content_encoding and self.kind == "json" and self.data.lstrip(_WHITE)[:1] == b"{"
+        """Whether it is one row that need not be unfolded first."""
+        return not self.content_encoding and self.form == "object"
 
     def unfolded(self, limit: int) -> Body:
         """Without its content encoding, at most ``limit`` bytes."""
@@ -100,7 +100,8 @@ class Body:
             raise _not_json(self.data) from None
         if not isinstance(value, dict):
             raise DeliveryError("its body is a single JSON value; send a JSON object, or a JSON array of them")
-        return _chunk(0, [value])
+        row = Row(value, index=0, line=1)
+        return Chunk(0, tuple(row), [row], [], partial(tables.frame_of, [row]))
 
     def _array(self, reading: Reading) -> Iterator[Chunk]:
         try:

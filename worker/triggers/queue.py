@@ -206,7 +206,7 @@ class Queue:
             return
         with log.bound(job=request.consumed.job.name, queue=request.message.queue):
             if isinstance(error, Stopping | LostLease):
-                note = request.note(delivery, end="waiting")
+                note = request.note(delivery, "waiting")
                 self._desk.end(request, note, partial(_give_back, request))
             elif isinstance(error, DeliveryError) or self._is_enough(request, error):
                 self._fail(request, delivery, error)
@@ -221,19 +221,19 @@ class Queue:
 
     def _finish(self, request: Request, delivery: Delivery | None) -> None:
         reply = delivery.reply if delivery else None
-        note = request.note(delivery, end="done", reply=_packed(reply) if reply else b"")
+        note = request.note(delivery, "done", _packed(reply) if reply else b"")
         self._desk.end(request, note, partial(self._answering.answer, request, reply))
 
     def _fail(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
         self._log.error("message failed", error=type(error).__name__, reason=detail, delivery=request.delivery)
-        note = request.note(delivery, end="failed", error=type(error).__name__, detail=detail)
+        note = request.note(delivery, "failed", error=type(error).__name__, detail=detail)
         self._desk.end(request, note, partial(self._answering.bury_all, request, error, detail))
 
     def _try_again(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
         self._log.warning("message waits", error=type(error).__name__, reason=detail, delivery=request.delivery)
-        note = request.note(delivery, end="waiting", error=type(error).__name__, detail=detail)
+        note = request.note(delivery, "waiting", error=type(error).__name__, detail=detail)
 
         def send() -> None:
             for message in request.messages:

@@ -15,7 +15,7 @@ from worker import files
 from worker.amqp import Message, QueueTopology
 from worker.declare import Job
 from worker.errors import DeliveryError
-from worker.ledger import Claim, Note
+from worker.ledger import Claim, End, Note
 from worker.records import Delivery, Input
 from worker.triggers.bodies import Body
 from worker.triggers.letters import FAULTS, Again, delays, header, zero
@@ -143,10 +143,12 @@ class Request:
         )
         return self._claim
 
-    def note(self, delivery: Delivery | None = None, **end: Any) -> Note:
+    def note(
+        self, delivery: Delivery | None, end: End, reply: bytes = b"", *, error: str = "", detail: str = ""
+    ) -> Note:
         """For the ledger."""
         rows, state = (delivery.counts.rows, delivery.state) if delivery else (0, {})
-        return Note(self._claim or self.claim(), self.attempts, rows=rows, state=state, **end)
+        return Note(self._claim or self.claim(), self.attempts, end, reply, error, detail, rows, state)
 
     def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
