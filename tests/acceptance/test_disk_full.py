@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from order_server import OrderServer
 from orders import check_outcomes, make_project, manifest_of, running, status, wait_for, write_clients
+from prepared import longshore
 
 ROWS = 120
 
@@ -100,6 +101,21 @@ def test_a_full_disk_under_the_ledger_stops_nothing_for_good(tmp_path: Path) -> 
             wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)
             assert not status(project)["disks"]
         check_outcomes(project, ROWS)
+
+
+def test_a_ledger_that_cannot_be_opened_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", "http://127.0.0.1:9")
+    told = project / "told"
+    with small_disk(project / ".longshore") as disk:
+        fill(disk)
+        with longshore("--config", project / "longshore.toml", "status", log=told) as process:
+            assert process.wait(60) == 2
+        assert "state.db: the ledger cannot be opened: " in told.read_text()
+        assert told.read_text().endswith("; its disk is full (0 bytes are left); make room\n")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with longshore("--config", project / "longshore.toml", "status", log=told) as process:
+            assert process.wait(60) == 2
+        assert told.read_text().endswith("; its disk is read-only; mount it for writing again\n")
 
 
 def test_a_full_archive_leaves_done_done_and_says_so(tmp_path: Path) -> None:

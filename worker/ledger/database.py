@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import Damaged, Paused
-from worker.ledger.engine import alone, make_engine, single, unusable
+from worker.ledger.engine import alone, disk_advice, make_engine, single, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -156,7 +157,16 @@ class Database:
                     raise unusable(where, what)
                 metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
-            raise unusable(where, f"cannot be opened: {_reason(error)}; {_advice(error)}") from error
+            raise unusable(where, f"cannot be opened: {_reason(error)}; {self._advice(error)}") from error
+
+    def _advice(self, error: sa.exc.SQLAlchemyError) -> str:
+        """What to do about a database that cannot be opened."""
+        if _is_damage(error):
+            return f"nothing in it was changed; {_MOVE_AWAY}"
+        if _name(error).startswith("SQLITE_BUSY"):
+            return "another process holds it; see which one (fuser) and end it, then start again"
+        at_fault = self._dialect == "sqlite" and disk_advice(Path(str(self._engine.url.database)))
+        return at_fault or "nothing in it was changed"
 
 
 def _size(rows: int) -> int:
@@ -181,15 +191,6 @@ def _claim_postgresql(connection: sa.Connection) -> str:
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
     """The driver's own words, without the statement and its values."""
     return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).strip().split("\n")[0]
-
-
-def _advice(error: sa.exc.SQLAlchemyError) -> str:
-    """What to do about a database that cannot be opened."""
-    if _is_damage(error):
-        return f"nothing in it was changed; {_MOVE_AWAY}"
-    if _name(error).startswith("SQLITE_BUSY"):
-        return "another process holds it; see which one (fuser) and end it, then start again"
-    return "nothing in it was changed"
 
 
 def _is_damage(error: sa.exc.SQLAlchemyError) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.errors import ConfigError, Problem
-from worker.files import private_folder
+from worker.files import disk_fault, private_folder
 
 PATIENCE_SECONDS = 10  # for another worker's transaction in PostgreSQL; each should take milliseconds
 
@@ -81,12 +81,19 @@ def unusable(where: object, what: str) -> ConfigError:
     return ConfigError([Problem(str(where), "", f"the ledger {what}")])
 
 
+def disk_advice(file: Path) -> str:
+    """What to do, if it is the disk that nothing can be written on; else empty."""
+    fault = disk_fault(file.parent)
+    return fault and f"its disk {fault}"
+
+
 def _prepare_file(path: Path) -> None:
     try:
         private_folder(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's side files take over this mode
     except OSError as error:
-        raise unusable(path, f"cannot be written: {error.strerror}; check the folder's permissions") from error
+        advice = disk_advice(path) or "check the folder's permissions"
+        raise unusable(path, f"cannot be written: {error.strerror}; {advice}") from error
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
