@@ -16,7 +16,7 @@ from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
 from worker.errors import DeliveryError, Interrupted, NoResult, Refused, Reject, ServerFault, WorkerError
 from worker.forks import end, forks
-from worker.records import Chunk, Outcome, Row, nothing
+from worker.records import Chunk, Delivery, Outcome, Row, nothing
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class Execution:
             returned = function(*arguments)
         except BaseException as raised:
             if forks.count != self._forks:
-                end(_exit_code(raised), partial(_tell, raised))
+                end(_exit_code(raised), partial(_tell, raised, self._context.delivery))
             raise
         if forks.count != self._forks:
             end(0, nothing)
@@ -213,11 +213,10 @@ def _exit_code(raised: BaseException) -> int:
     return 0 if raised.code is None else raised.code if isinstance(raised.code, int) else 1
 
 
-def _tell(raised: BaseException) -> None:
+def _tell(raised: BaseException, delivery: Delivery) -> None:
     """What Python prints of it, but for a bug's message, which may quote the row."""
     if not isinstance(raised, SystemExit):
-        log.get_logger().error(
-            "a process that a job has forked ends by an error", error=type(raised).__name__, where=log.location(raised)
-        )
+        its = log.get_logger().bind(delivery=delivery.id, job=delivery.job, error=type(raised).__name__)
+        its.error("a process that a job has forked ends by an error", where=log.location(raised))
     elif raised.code is not None and not isinstance(raised.code, int):
         sys.stderr.write(f"{raised.code}\n")

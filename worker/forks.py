@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
 from threading import Thread
 from typing import NoReturn
 
@@ -29,7 +28,7 @@ def end(code: int, last_words: Callable[[], None]) -> NoReturn:
     What is to be done at Python's exit is not: that is the worker's.
     """
     try:
-        saying = Thread(target=copy_context().run, args=(_say, last_words), daemon=True)
+        saying = Thread(target=_say, args=(last_words,), daemon=True)
         saying.start()
         saying.join(PATIENCE_SECONDS)
     finally:

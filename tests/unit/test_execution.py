@@ -278,7 +278,7 @@ def test_a_bug_that_ends_a_forked_process_is_logged_with_its_place_and_without_i
             structlog.reset_defaults()
     logged = (tmp_path / "err").read_text()
     assert "a process that a job has forked ends by an error" in logged
-    assert "error=ValueError where=" in logged
+    assert f"delivery={delivery().id} job=parts error=ValueError where=" in logged
     assert "Ann" not in logged
 
 
