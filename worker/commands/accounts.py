@@ -19,7 +19,7 @@ _MESSAGE_COMES_AGAIN = (
     "the message comes again as soon as the broker notices; if its queue was purged, it does not, nothing is to be "
     "done, and it is forgotten in a day"
 )
-_IS_TAKEN_OVER = "another worker goes on with it, or the next `longshore run`"
+_IS_TAKEN_OVER = "that one goes on with it when it can, or else another worker, or the next `longshore run`"
 
 _DAMAGED = "its manifest in the outbox is damaged; what is known else stands here, and the results may be whole"
 
