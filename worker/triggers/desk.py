@@ -34,10 +34,7 @@ class Office(Protocol):
         """A message as a request; None if that was its end."""
 
     def room(self, queue: str) -> int:
-        """How many requests of a queue may be between their begin and the ledger's knowing their end."""
-
-    def ahead(self, queue: str) -> int:
-        """How many may be handed out meanwhile; at least as many."""
+        """How many requests of a queue may be handed out whose end the ledger does not know."""
 
     def run(self, requests: list[Request]) -> None:
         """Run these, each if the desk lets it begin once there is a thread for it."""
@@ -110,7 +107,7 @@ class Desk:
             self._woken.set()
 
     def _has_room(self, messages: Iterable[Message]) -> bool:
-        """Whether any of them could begin now."""
+        """Whether any of them could be handed out now."""
         return any(self._office.room(queue) > self._out[queue] for queue in {message.queue for message in messages})
 
     def begin(self, request: Request) -> bool:
@@ -254,7 +251,7 @@ class Desk:
             return
         ready = []
         for queue, waiting in self._claimed.items():
-            room = self._office.ahead(queue) - self._out[queue]
+            room = self._office.room(queue) - self._out[queue]
             ready += [waiting.popleft() for _ in range(min(room, len(waiting)))]
         for request in ready:
             request.running = True

@@ -154,11 +154,7 @@ class Queue:
         return request
 
     def room(self, queue: str) -> int:
-        """How many requests of a queue may be between their begin and the ledger's knowing their end."""
-        return self._consumed[queue].at_once
-
-    def ahead(self, queue: str) -> int:
-        """How many may be handed out meanwhile: of those that are over at once, all that come."""
+        """How many requests may be handed out: of those that are over at once, all that come."""
         consumed = self._consumed[queue]
         return max(consumed.prefetch, consumed.at_once) if self._hands.prompt(queue) else consumed.at_once
 
