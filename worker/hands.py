@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from worker import log
-from worker.pool import Lane, Pool
+from worker.lane import Lane
+from worker.pool import Pool
 from worker.runner import Runner
 from worker.sockets import Opening
 from worker.stopping import Stop

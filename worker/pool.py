@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from worker.cores import Cores
 from worker.errors import Stopping
+from worker.lane import Lane
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,8 +23,6 @@ Result = TypeVar("Result")
 SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about this time
 SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
-REST_SECONDS = 0.00025  # an item of a lane that takes longer is not worth waiting for the next one
-LANE_SECONDS = 0.005  # for how long a thread goes on with the items of a lane before it looks what else there is
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
 
@@ -85,69 +84,6 @@ class _Stream(Generic[Item, Result]):
         return not self.todo and not self.active
 
 
-class Lane(Generic[Item]):
-    """Items that come one by one, for as long as the pool is open; what ``work`` makes of them is its own matter.
-
-    A thread works off one after the other, without looking up, for as long as they are quick. ``rest`` is called after
-    the last of those, and after each one that is not quick. Neither of the two must raise.
-    """
-
-    def __init__(self, pool: Pool, work: Callable[[Item], None], rest: Callable[[], None], limit: int | None) -> None:
-        self._pool = pool
-        self._work = work
-        self._rest = rest
-        self._limit = limit
-        self._todo: deque[Item] = deque()
-        self._pace = 2 * REST_SECONDS  # seconds an item takes, a moving average
-        self.active = 0
-
-    def put(self, items: Sequence[Item]) -> None:
-        """Have these worked on as soon as there is a thread.
-
-        Called with nothing now and then, it wakes a further thread for what waits behind one that takes its time.
-        """
-        self._todo.extend(items)
-        if self._todo:
-            self._pool._call(self, urgent=not items)
-
-    @property
-    def waiting(self) -> int:
-        """How many are not begun."""
-        return len(self._todo)
-
-    @property
-    def quick(self) -> bool:
-        """Whether one thread is enough: a second would fight for the interpreter's lock with it."""
-        return self._pace < LANE_SECONDS
-
-    @property
-    def prompt(self) -> bool:
-        """Whether its items are over so soon that one is worth waiting for the next one."""
-        return self._pace < REST_SECONDS
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is something that may be begun."""
-        return bool(self._todo) and (self._limit is None or self.active < self._limit)
-
-    def work_off(self) -> None:
-        """What is there, until it is somebody else's turn at this thread."""
-        begun = now = time.perf_counter()
-        until = begun + LANE_SECONDS
-        done = 0
-        while now < until:
-            try:
-                item = self._todo.popleft()
-            except IndexError:  # the end
-                break
-            self._work(item)
-            before, now = now, time.perf_counter()
-            done += 1
-            if not self._todo or now - before > REST_SECONDS:
-                self._rest()
-        self._pace += ((now - begun) / max(1, done) - self._pace) / 8
-
-
 class Pool:
     """At most ``threads`` items are worked on at once; they go round the streams in turn."""
 
@@ -200,12 +136,12 @@ class Pool:
         self, work: Callable[[Item], None], *, rest: Callable[[], None] = lambda: None, limit: int | None = None
     ) -> Lane[Item]:
         """A way to hand in items one by one, ``limit`` of them worked on at once."""
-        lane = Lane(self, work, rest, limit)
+        lane = Lane(self._call, work, rest, limit)
         with self._lock:
             self._streams.append(lane)
         return lane
 
-    def _call(self, lane: Lane[Any], *, urgent: bool) -> None:
+    def _call(self, lane: Lane[Any], urgent: bool) -> None:
         with self._lock:
             self._start_threads(lane.waiting)
             if not lane.quick:
