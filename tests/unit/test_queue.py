@@ -591,6 +591,22 @@ def test_of_what_is_over_at_once_all_that_came_is_handed_out(hire):
     assert len(worker.replies) == 5
 
 
+@pytest.mark.parametrize(("are_prompt", "handed_out"), [(True, 3), (False, 2)])
+def test_what_comes_while_others_are_out_waits_for_them_only_if_they_may_take_their_time(hire, are_prompt, handed_out):
+    worker = hire(concurrency=2)
+    worker.hands.are_prompt = are_prompt
+    worker.hands.hold()
+    for number in range(2):
+        worker.ask({"n": number}, str(number))
+    worker.turn()
+    worker.ask({"n": 2}, "2")
+    worker.turn()
+    assert len(worker.hands.held) == handed_out
+    worker.hands.go_on()
+    worker.turn()
+    assert [row["n"] for row in worker.ran] == list(range(3))
+
+
 def test_no_more_calls_are_made_than_a_crash_may_take_back_however_much_was_handed_out(hire):
     def call(row):
         worker.meter.call("billing")
