@@ -111,14 +111,21 @@ def _holds_a_fraction(value: Any) -> bool:
     return float in kinds or (not kinds.isdisjoint(_CONTAINERS) and any(map(_holds_a_fraction, values)))
 
 
+class NoJson(TypeError):
+    """What has no JSON form; its text names types, and no values."""
+
+
 def dumps(value: Any, *, indent: bool = False) -> bytes:
-    """JSON as UTF-8 bytes, on one line unless indented for people; raises ``TypeError`` for what has no JSON form.
+    """JSON as UTF-8 bytes, on one line unless indented for people; raises ``NoJson`` for what has no JSON form.
 
     Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON. NaN and infinity have
     no JSON form (RFC 8259 section 6).
     """
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if indent else 0)
-    text = orjson.dumps(value, default=_plain, option=options)
+    try:
+        text = orjson.dumps(value, default=_plain, option=options)
+    except TypeError as unfit:
+        raise NoJson(str(unfit)) from unfit
     if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more
         _refuse_nan(value)
     return text
@@ -135,7 +142,7 @@ def _refuse_nan(value: Any) -> None:
     try:
         _strict.encode(value)
     except ValueError as error:
-        raise TypeError("NaN and infinity are not JSON numbers; None is for what is not there") from error
+        raise NoJson("NaN and infinity are not JSON numbers; None is for what is not there") from error
 
 
 def _inside(value: Any) -> Any:

@@ -153,7 +153,7 @@ class Execution:
 
     def _log_bug(self, bug: BaseException, line: int) -> str:
         """Log it, once for each place in the code, as one that every row meets is still one bug; say what is known."""
-        where, said = log.location(bug), {"reason": str(bug)} if isinstance(bug, NoResult) else {}
+        where, said = log.location(bug), {"reason": str(bug)} if isinstance(bug, _TOLD) else {}
         with self._lock:
             new = (known := f"{type(bug).__name__} {where} {said}") not in self._bugs
             self._bugs.add(known)
@@ -176,6 +176,9 @@ class _Interruptions:
 
 
 _interruptions = _Interruptions()
+_TOLD = (NoResult, exact_json.NoJson)
+"""Bugs whose text says nothing of anybody."""
+
 _MEANWHILE = ", while it answers other calls"
 _BUG = "the job has a bug; the worker's log says where"
 
@@ -192,7 +195,7 @@ def _encode(returned: Any) -> bytes:
 def _dumps(results: Sequence[Any]) -> bytes:
     try:
         return exact_json.dumps(results)
-    except TypeError as unfit:  # which names types, and no values
+    except exact_json.NoJson as unfit:
         raise NoResult(f"its result cannot be written as JSON ({unfit})") from unfit
 
 

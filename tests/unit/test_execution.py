@@ -330,6 +330,15 @@ def test_a_row_whose_result_has_nan_is_rejected_with_the_reason():
     assert (outcome.error, outcome.detail) == ("NoResult", f"the job has a bug: {NO_NUMBER}")
 
 
+def test_a_row_that_wants_nan_remembered_or_sent_is_rejected_with_the_reason():
+    def remembers(row, ctx):
+        ctx.state["mean"] = float("nan")
+
+    outcome = outcome_of(remembers)
+    assert outcome.error == "NoJson"
+    assert "NaN and infinity are not JSON numbers; None is for what is not there" in outcome.detail
+
+
 def test_a_frames_nan_is_nothing_and_an_infinity_rejects_its_row_alone():
     outcomes = frames(lambda frame, ctx: frame.assign(n=[float("nan"), float("inf")]))
     assert json.loads(outcomes[0].results) == [{"id": "1", "n": None}]
