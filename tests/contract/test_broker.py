@@ -65,6 +65,14 @@ def test_what_is_published_together_arrives_in_order_also_if_that_ends_early(sid
     assert post.all_ended() == [(each, Sent.CONFIRMED) for each in sent]
 
 
+def test_more_than_a_socket_takes_at_once_arrives_whole_and_in_order(side):
+    requests, post = side.inbox(prefetch=300), side.post()
+    bodies = [bytes([number]) * size for number, size in enumerate([5_000_000, 10] * 8)]
+    sent = [post.send("q", body) for body in bodies]
+    assert [message.body == body for message, body in zip(requests.take(16), bodies, strict=True)] == [True] * 16
+    assert post.all_ended() == [(each, Sent.CONFIRMED) for each in sent]
+
+
 def test_what_no_queue_takes_is_returned_and_the_others_are_not(side):
     side.inbox()
     post, expected = side.post(), {}

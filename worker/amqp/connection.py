@@ -92,7 +92,8 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
         Each of them gives up Python's lock, which busy threads then do not give back soon.
         """
         transport = self._transport
-        if not self.params.ssl_options and not transport.get_write_buffer_size():
+        waits = transport.get_write_buffer_size() > 0 or transport._state != transport._STATE_ACTIVE
+        if not self.params.ssl_options and not waits:
             with suppress(OSError):  # which pika meets again, and tells
                 data = data[transport._sock.send(data) :]
         if data:
