@@ -33,9 +33,13 @@ class Loop:
         self.io = IOLoop()
 
     def run(self) -> None:
-        """Return after ``stop``; whatever pika lets escape is raised."""
+        """Return after ``stop``; whatever pika lets escape is raised, and what was woken is called at the next run."""
         self._thread = threading.get_ident()
-        self.io.start()
+        self.later(0, self._answer)  # a timer that raises takes those with it that were due as well
+        try:
+            self.io.start()
+        finally:
+            self._thread = 0  # a later thread may get the number of this one
 
     def stop(self) -> None:
         """End ``run``."""
@@ -47,14 +51,14 @@ class Loop:
 
     def wake(self, callback: Callable[[], None]) -> None:
         """Call it soon, on the loop's thread; from any thread."""
+        self._woken.append(callback)
         if threading.get_ident() == self._thread:  # awake: what wakes it would be three system calls
-            self.later(0, callback)
+            self.later(0, self._answer)
         else:
-            self._woken.append(callback)
             self.io.add_callback_threadsafe(self._answer)
 
     def _answer(self) -> None:
-        if self._woken:
+        for _ in range(len(self._woken)):
             guarded(self._woken.popleft())()
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
