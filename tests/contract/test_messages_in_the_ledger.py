@@ -1,5 +1,6 @@
 """What the ledger promises about messages, whatever database it lies in."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
@@ -165,6 +166,23 @@ def test_the_end_of_a_message_that_was_forgotten_meanwhile_is_kept(say, ledger, 
     say(notes=[Note(first, 1, "done", b"the reply")])
     again = say(claim())
     assert (again.verdict, again.reply, again.delivery) == ("done", b"the reply", first.delivery)
+
+
+def test_two_workers_that_each_get_what_the_other_is_at_do_not_block_each_other(say, ledger, other):
+    """As the broker hands out again what a connection that broke had; a database would end one of the two talks."""
+    ours, theirs = ([claim(f"{whose} {number}") for number in range(300)] for whose in ("ours", "theirs"))
+
+    say(*ours)
+    say(*theirs, by=other)
+
+    def talk(worker, mine, seen):
+        notes = [Note(each, 1, "done") for each in mine]
+        return {standing.verdict for _ in range(6) for standing in say(*seen, notes=notes, by=worker)}
+
+    with ThreadPoolExecutor() as threads:
+        talks = [threads.submit(talk, ledger, ours, theirs), threads.submit(talk, other, theirs, ours)]
+        told = [talk.result() for talk in talks]
+    assert all(verdicts <= {"busy", "done"} for verdicts in told)
 
 
 def test_what_waits_is_taken_by_whoever_gets_it(say, other):

@@ -141,14 +141,16 @@ class Messages:
 
         What has failed can be told again: part of it may be known by now.
         """
-        rows = [*map(_noted, notes), *map(_claimed, claims)]
+        rows = [*map(_noted, notes), *map(_claimed, reversed(claims))]  # of two for a message, the first is the one
         if not any(note.state for note in notes):
             with self._database.single() as connection:
                 if self._write(connection, rows) == len(rows):
                     return [Standing("ours", claim.delivery) for claim in claims], []
         with self._database.write() as connection:  # look into each
+            self._write(connection, rows)  # all at first: notes before claims, two workers would block each other
             late = self._write_notes(connection, notes)
-            return self._write_claims(connection, claims, gone), late
+            known = dict(self._look_up(connection, claims))
+            return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims], late
 
     def _write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Claims that nobody has made yet, and notes in time; returns how many of these there were."""
@@ -165,13 +167,6 @@ class Messages:
             if note.end == "done" and note.state and note not in late:
                 self._state.save(connection, note.claim.job, note.state)
         return late
-
-    def _write_claims(
-        self, connection: sa.Connection, claims: Sequence[Claim], gone: Callable[[str], bool]
-    ) -> list[Standing]:
-        self._write(connection, [_claimed(claim) for claim in reversed(claims)])
-        known = dict(self._look_up(connection, claims))
-        return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims]
 
     def _look_up(self, connection: sa.Connection, claims: Sequence[Claim]) -> Iterator[tuple[tuple[str, str], Any]]:
         for queue, those in groupby(sorted(claims, key=attrgetter("queue")), attrgetter("queue")):
