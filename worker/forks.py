@@ -32,7 +32,7 @@ def end(code: int, last_words: Callable[[], None]) -> NoReturn:
         saying.start()
         saying.join(PATIENCE_SECONDS)
     finally:
-        os._exit(code)
+        os._exit(code & 0xFF)  # which is all that the kernel tells; a number too large for it would be an error here
 
 
 def _say(last_words: Callable[[], None]) -> None:

@@ -205,7 +205,14 @@ def test_what_is_no_result_is_a_bug_that_says_what_it_is(returned, why, capture_
 
 @pytest.mark.parametrize(
     ("end", "code"),
-    [(lambda: {"id": "twice"}, 0), (lambda: sys.exit(3), 3), (lambda: sys.exit("why"), 1), (sys.exit, 0)],
+    [
+        (lambda: {"id": "twice"}, 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit("why"), 1),
+        (sys.exit, 0),
+        (lambda: sys.exit(-1), 255),
+        (lambda: sys.exit(0xC000_0005), 5),
+    ],
 )
 @pytest.mark.parametrize("run", [outcome_of, frames])
 def test_a_process_that_a_job_forks_ends_where_the_job_does(run, end, code):
