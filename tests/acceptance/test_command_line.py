@@ -385,7 +385,7 @@ def test_a_job_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(project)
 def test_show_tells_the_rest_where_somebody_has_damaged_the_manifest(longshore, project, samples):
     (manifest,) = json.loads(longshore("process", samples / "roster-brno.csv", "--json", cwd=project).stdout)
     (file,) = (project / "outbox").glob("*.manifest.json")
-    for left in ('{"delivery": "', "[1]"):
+    for left in ('{"delivery": "', "[1]", json.dumps({**manifest, "outputs": [3]})):
         file.write_text(left)
         shown = json.loads(longshore("show", manifest["delivery"], "--json", cwd=project).stdout)
         assert (shown["state"], shown["manifest"], shown["sha256"]) == ("done", None, manifest["input"]["sha256"])

@@ -109,8 +109,24 @@ def manifest_of(entry: Entry, outbox: Path) -> dict[str, Any] | None:
     for file in outbox.glob(f"*-{entry.id}.manifest.json"):
         with suppress(ValueError):
             found = exact_json.loads(file.read_bytes())
-            return found if isinstance(found, dict) else None
+            return found if _is_manifest(found) else None
     return None
+
+
+def _is_manifest(found: Any) -> bool:
+    """Whether all is there that is told of one."""
+    match found:
+        case {"rows_in": int(), "results": int(), "rejected": int(), "skipped": int(), "token_requests": int()}:
+            outputs, calls = found.get("outputs"), found.get("calls")
+            return isinstance(calls, dict) and isinstance(outputs, list) and all(map(_is_output, outputs))
+    return False
+
+
+def _is_output(found: Any) -> bool:
+    match found:
+        case {"name": str(), "rows": int()}:
+            return True
+    return False
 
 
 def moment(seconds: float | None) -> str | None:
