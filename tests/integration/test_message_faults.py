@@ -80,13 +80,15 @@ def test_after_a_worker_was_killed_only_the_calls_under_way_are_made_again(worke
 @pytest.mark.parametrize(("named_by", "workers"), [("message_id", 1), ("message_id", 2), ("correlation_id", 1)])
 def test_closed_connections_make_no_call_twice(worker, asker, orders, rabbitmq_server, named_by, workers):
     """With a ``correlation_id`` alone, messages have no id by which they could be known again elsewhere."""
-    with fleet(worker(), workers) as processes:
+    project = worker()
+    with fleet(project, workers) as processes:
         asker.ask(*clients(), named_by=named_by)
         for calls in (10, 30, 50):
             wait_for(lambda calls=calls: orders.times_sent.total() > calls, processes[0])
             rabbitmq_server.close_connections()
         wait_for(asker.all_answered, processes[0])
         assert [stopped(process) for process in processes] == [0] * workers
+    assert project.run_once()[0] == 0  # what was answered while its ack had nowhere to go comes once more
     asker.check()
     check_calls(orders)
     check_queues(asker)
@@ -112,6 +114,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for_and_one_that_is_killed_mak
             own_rabbitmq.start()
             wait_for(asker.all_answered, processes[0])
             assert [stopped(process) for process in processes] == [0] * workers
+        assert project.run_once()[0] == 0  # what was answered while its ack had nowhere to go comes once more
         asker.check()
         check_calls(orders)
         check_queues(asker)

@@ -123,10 +123,10 @@ class Request:
     @property
     def body(self) -> Body:
         """Its message's."""
-        if not self._body:
-            message = self.message
-            self._body = Body(message.body, message.content_type, message.content_encoding)
-        return self._body
+        body, message = self._body, self.message
+        if not body:
+            body = self._body = Body(message.body, message.content_type, message.content_encoding)
+        return body
 
     def claim(self, *, alone: bool = False) -> Claim:
         """For the ledger."""
