@@ -1,6 +1,8 @@
 """What the ledger promises about messages, whatever database it lies in."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -265,3 +267,67 @@ def test_what_a_dead_worker_left_behind_for_good_is_forgotten_and_what_a_living_
     other.messages.heartbeat()
     assert ledger.messages.prune() == 1
     assert [entry.owner for entry in ledger.entries(limit=9)] == ["other"]
+
+
+class TestPostgresql:
+    """What holds where several transactions are under way at once: each waits for the messages that another has."""
+
+    @pytest.fixture
+    def url(self, postgresql_server):
+        return postgresql_server.new_schema()
+
+    @pytest.fixture
+    def holding(self, postgresql_server, url):
+        """Another transaction that has a message, for as long as the ``with``."""
+
+        @contextmanager
+        def holding(key, statement="UPDATE messages SET attempts = attempts WHERE key = %s"):
+            with postgresql_server.connect(url) as connection, connection.transaction():
+                connection.execute(statement, [key])
+                yield
+
+        return holding
+
+    @pytest.fixture
+    def begun(self, postgresql_server):
+        """Does something on another thread, and returns when that waits for a message, or is done."""
+        with ThreadPoolExecutor() as threads, postgresql_server.connect() as connection:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+            def begin(act, *values):
+                (before,) = connection.execute(waiting).fetchone()
+                doing = threads.submit(act, *values)
+                while not doing.done() and connection.execute(waiting).fetchone() == (before,):
+                    time.sleep(0.01)
+                return doing
+
+            yield begin
+
+    @pytest.mark.parametrize("change", ["heartbeat", "release"])
+    def test_a_worker_that_renews_or_releases_and_one_that_gets_the_same_messages_do_not_block_each_other(
+        self, say, ledger, other, holding, begun, change
+    ):
+        for key in "bca":
+            say(claim(key))
+        with holding("b"):
+            changed = begun(getattr(ledger.messages, change))
+            told = begun(lambda: say(*map(claim, "ab"), by=other))
+        changed.result()
+        assert len(told.result()) == 2
+
+    def test_a_heartbeat_waits_for_nobody(self, say, ledger, other, clock, holding):
+        say(claim("a"), claim("b"))
+        clock.now += 20
+        with holding("a"):
+            ledger.messages.heartbeat()
+        clock.now += 20
+        assert [standing.verdict for standing in say(claim("a"), claim("b"), by=other)] == ["suspect", "busy"]
+
+    def test_what_is_taken_anew_while_it_is_forgotten_stays(self, say, ledger, clock, holding, begun):
+        say(claim())
+        say(notes=[done()])
+        clock.now += DAY + 1
+        with holding("one", "UPDATE messages SET state = 'running', attempts = 2 WHERE key = %s"):
+            forgotten = begun(ledger.messages.prune)
+        assert forgotten.result() == 0
+        assert ledger.counts()["running"] == 1

@@ -23,6 +23,7 @@ _clock = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
 }
+_by_code_point = {"sqlite": "BINARY", "postgresql": "C"}
 _placeholder = {"sqlite": "?", "postgresql": "%s"}
 _PUT_BACK = 3600.0  # seconds: by more than that, a clock holds nothing up for as long as it was put back
 _MOST_ROWS = 512  # of a statement, which takes some 30,000 values
@@ -63,6 +64,10 @@ class Database:
     def is_over(self, until: sa.ColumnElement[float], most: float) -> sa.ColumnElement[bool]:
         """That time has come, or the clock has been put back by more than an hour since it was set ``most`` ahead."""
         return (until <= self.now) | (until > self.now + _PUT_BACK + most)
+
+    def by_code_point(self, text: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+        """To order by as Python does, whatever language the database speaks."""
+        return sa.collate(text, _by_code_point[self._dialect])
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""

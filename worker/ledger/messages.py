@@ -101,6 +101,16 @@ _WRITE = """
 _RUNNING = "running", 1, b"", "", "", 0
 _this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
 _run = table.c.attempts == sa.bindparam("run")
+_place = table.c.queue, table.c.key
+
+
+def _unlocked(which: sa.ColumnElement[bool]) -> sa.Select[tuple[str, str]]:
+    """Those that no other transaction has, locked: one that does is about to change them, and may be stopped in it."""
+    return sa.select(*_place).where(which).with_for_update(skip_locked=True)
+
+
+def _is_of(places: sa.Select[tuple[str, str]]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*_place).in_(places)
 
 
 class Messages:
@@ -118,8 +128,10 @@ class Messages:
 
         seen = _this & _run & (table.c.owner == sa.bindparam("seen_owner"))
         self._take = sa.update(table).where(seen).values(state="running", attempts=table.c.attempts + 1, **held)
-        self._renew = sa.update(table).where(running).values(held)
-        self._release = sa.update(table).where(running).values(state="waiting")
+        in_order = [database.by_code_point(column) for column in _place]  # as record goes, see there
+        ours = sa.select(*_place).where(running).order_by(*in_order).with_for_update()
+        self._renew = sa.update(table).where(_is_of(_unlocked(running))).values(held)
+        self._release = sa.update(table).where(_is_of(ours)).values(state="waiting")
         late = database.is_over(table.c.lease_until, lease).label("late")
         stale = (table.c.expires < now).label("stale")
         keys = table.c.key.in_(sa.bindparam("keys", expanding=True))
@@ -130,8 +142,7 @@ class Messages:
         self._left = sa.select(table.c.key, table.c.owner, late).where(others & alike).order_by(table.c.created)
         left = (table.c.state == "running") & (table.c.lease_until < now - RETENTION)
         finished = (table.c.state != "running") & (table.c.expires < now)
-        old = sa.select(table.c.queue, table.c.key).where(finished | left)
-        self._forget = sa.delete(table).where(sa.tuple_(table.c.queue, table.c.key).in_(old.limit(PRUNED)))
+        self._forget = sa.delete(table).where(_is_of(_unlocked(finished | left).limit(PRUNED)))
 
     def record(
         self, claims: Sequence[Claim], notes: Sequence[Note], gone: Callable[[str], bool]
@@ -217,7 +228,7 @@ class Messages:
         return [_entry(row) for row in found]
 
     def heartbeat(self) -> None:
-        """Renew the leases of all that this worker is at."""
+        """Renew the leases of all that this worker is at; what another one looks at just now has the next heartbeat."""
         self._database.change(self._renew)
 
     def release(self) -> None:
