@@ -114,7 +114,7 @@ def call_pieces() -> dict[str, float]:
     session = billing.open(meter, stop)
 
     def turn() -> None:
-        with limits.turn(stop):
+        with limits.turn(stop, meter):
             pass
 
     return {

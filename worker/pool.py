@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
@@ -38,9 +38,10 @@ class _Chunk:
 class _Stream(Generic[Item, Result]):
     """One delivery's items on their way through the pool; guarded by the pool's lock, but for ``finished``."""
 
-    def __init__(self, work: Callable[[Item], Result], limit: int | None) -> None:
+    def __init__(self, work: Callable[[Item], Result], limit: int | None, held_up: Sized) -> None:
         self.work = work
         self.limit = limit
+        self.held_up = held_up
         self.todo: deque[tuple[_Chunk, Sequence[Item]]] = deque()
         self.chunks: deque[_Chunk] = deque()
         self.finished: deque[Result] = deque()
@@ -77,7 +78,7 @@ class _Stream(Generic[Item, Result]):
 
     @property
     def ready(self) -> bool:
-        return bool(self.todo) and (self.limit is None or self.active < self.limit)
+        return bool(self.todo) and not self.held_up and (self.limit is None or self.active < self.limit)
 
     @property
     def idle(self) -> bool:
@@ -103,25 +104,29 @@ class Pool:
         chunks: Iterable[Sequence[Item]],
         *,
         limit: int | None = None,
+        held_up: Sized = (),
         hurry: Callable[[], None] = lambda: None,
     ) -> Iterator[list[Result]]:
         """Call ``work`` on every item, ``limit`` at once; yields the results as they come, in no order.
+
+        While ``held_up`` holds anything, no further item is begun: it would wait behind those that are under way.
 
         The first exception, of ``work``, of ``chunks`` or of the caller, ends it: ``hurry`` is called, so that what is
         under way can come to an end; that is yielded, the rest is left, and the exception raised.
         """
         if getattr(self._inside, "of_a_thread", False):  # it works them off itself: it would wait for its own kind
             return ([work(item)] for items in chunks for item in items)
-        return self._run(work, chunks, limit, hurry)
+        return self._run(work, chunks, limit, held_up, hurry)
 
     def _run(
         self,
         work: Callable[[Item], Result],
         chunks: Iterable[Sequence[Item]],
         limit: int | None,
+        held_up: Sized,
         hurry: Callable[[], None],
     ) -> Iterator[list[Result]]:
-        stream: _Stream[Item, Result] = _Stream(work, limit)
+        stream: _Stream[Item, Result] = _Stream(work, limit, held_up)
         with self._lock:
             self._streams.append(stream)
         try:

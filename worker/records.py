@@ -137,9 +137,13 @@ class RowKey:
 
 
 class Meter:
-    """Counts the HTTP requests that a delivery really sent, by backend, and its token requests. Thread-safe."""
+    """Counts the HTTP requests that a delivery really sent, by backend, and its token requests. Thread-safe.
+
+    ``held_up`` has an entry for each call that waits for its turn at a backend: a count without a lock.
+    """
 
     def __init__(self) -> None:
+        self.held_up: list[object] = []
         self._lock = threading.Lock()
         self._calls: dict[str, int] = {}
         self._token_requests = 0

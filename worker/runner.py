@@ -113,7 +113,8 @@ class Runner:
 
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
         units = (execution.units(chunk, part.is_done) for chunk in chunks)
-        for done in self._pool.run(work, units, limit=job.concurrency, hurry=context.hurry):
+        held_up = delivery.meter.held_up
+        for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=context.hurry):
             outcomes = [outcome for outcome in chain.from_iterable(done) if not part.is_done(outcome.index)]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)

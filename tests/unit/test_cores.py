@@ -25,6 +25,8 @@ class Twin:
         self.hidden: set[int] = set()
         self.ended: set[int] = set()
         self.where: dict[int, Collection[int]] = {}
+        self.calmed: list[int] = []
+        self.forbids = False
         self._cores = cores
 
     def cores(self) -> Collection[int]:
@@ -34,6 +36,11 @@ class Twin:
         if thread in self.ended:
             raise ProcessLookupError
         self.where[thread] = set(cores)
+
+    def calm(self, thread: int) -> None:
+        if self.forbids:
+            raise PermissionError
+        self.calmed.append(thread)
 
     def used(self) -> float:
         return self.seconds
@@ -192,6 +199,14 @@ def test_the_threads_of_a_delivery_are_placed_while_they_work() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not place threads")
+@pytest.mark.parametrize("forbids", [False, True])
+def test_threads_that_join_wait_when_they_wake_unless_that_is_forbidden(forbids: bool) -> None:
+    twin = Twin()
+    twin.forbids = forbids
+    Watched(twin)
+    assert twin.calmed == ([] if forbids else [threading.get_native_id()])
+
+
 def test_the_kernel_is_told_and_tells() -> None:
     machine = Linux()
     mine = machine.cores()
@@ -207,3 +222,16 @@ def test_the_kernel_is_told_and_tells() -> None:
     after = machine.times()
     assert after[core].busy > before[core].busy
     assert all(times.busy <= times.total for times in after.values())
+
+
+def test_a_calm_thread_is_one_for_the_kernel() -> None:
+    policies = []
+
+    def be_calm() -> None:
+        Linux().calm(threading.get_native_id())
+        policies.append(os.sched_getscheduler(0))
+
+    calm = threading.Thread(target=be_calm)
+    calm.start()
+    calm.join()
+    assert policies == [os.SCHED_BATCH]

@@ -1,24 +1,34 @@
 import threading
+import time
 
 import pytest
 from fake_backend import Time
 
 from worker.backends.limits import Limits
 from worker.errors import Interrupted, Refused, Unavailable
+from worker.records import Meter
 
 STOP = threading.Event()
+SECONDS = 10  # after which a test that hangs fails
 
 
 def limits(concurrency="auto", rate=None, threads=64):
-    time = Time()
-    return Limits("billing", concurrency, rate, threads=threads, clock=time, sleep=time.sleep), time
+    twin = Time()
+    return Limits("billing", concurrency, rate, threads=threads, clock=twin, sleep=twin.sleep), twin
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def run(limit, error=None):
     if error is None:
-        with limit.turn(STOP):
+        with limit.turn(STOP, Meter()):
             return
-    with pytest.raises(type(error)), limit.turn(STOP):
+    with pytest.raises(type(error)), limit.turn(STOP, Meter()):
         raise error
 
 
@@ -56,9 +66,9 @@ def test_after_a_cut_the_window_grows_by_one_a_round():
 def test_requests_that_were_under_way_together_cut_the_window_once():
     limit, time = limits()
     busy = Unavailable("billing", "busy", 503)
-    with pytest.raises(Unavailable), limit.turn(STOP):
+    with pytest.raises(Unavailable), limit.turn(STOP, Meter()):
         time.now += 1
-        with pytest.raises(Unavailable), limit.turn(STOP):
+        with pytest.raises(Unavailable), limit.turn(STOP, Meter()):
             time.now += 1
             raise busy
         raise busy
@@ -76,8 +86,28 @@ def test_a_full_window_waits_until_stopped():
     limit, _ = limits(concurrency=1)
     stop = threading.Event()
     stop.set()
-    with limit.turn(STOP), pytest.raises(Interrupted), limit.turn(stop):
+    with limit.turn(STOP, Meter()), pytest.raises(Interrupted), limit.turn(stop, Meter()):
         pass
+
+
+def test_a_call_that_waits_for_others_to_end_is_held_up_until_it_may_begin():
+    limit, _ = limits(concurrency=1)
+    meter, begun, end = Meter(), threading.Event(), threading.Event()
+
+    def call():
+        with limit.turn(STOP, meter):
+            begun.set()
+            end.wait(SECONDS)
+
+    with limit.turn(STOP, meter):
+        assert not meter.held_up
+        waiting = threading.Thread(target=call)
+        waiting.start()
+        wait_for(lambda: len(meter.held_up) == 1)
+    assert begun.wait(SECONDS)
+    assert not meter.held_up
+    end.set()
+    waiting.join()
 
 
 def test_a_rate_spaces_requests_evenly():
@@ -116,7 +146,7 @@ def test_a_pause_is_kept_by_those_that_wait_for_their_start_too():
 def test_nobody_waits_for_a_pause_of_more_than_half_a_minute():
     limit, time = limits()
     run(limit, Unavailable("billing", "busy", 503, retry_after=900))
-    with pytest.raises(Unavailable) as caught, limit.turn(STOP):
+    with pytest.raises(Unavailable) as caught, limit.turn(STOP, Meter()):
         pass
     assert caught.value.retry_after == 900
     assert time.slept == []

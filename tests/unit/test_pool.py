@@ -5,7 +5,7 @@ from itertools import chain, count
 import pytest
 
 from worker.errors import Stopping
-from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, Pool
+from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -199,6 +199,29 @@ def test_an_error_of_the_chunks_ends_it_after_what_was_read(opened):
         for some in opened(2).run(lambda item: item, chunks()):
             results += some
     assert set(results) <= set(range(10))
+
+
+def test_while_items_are_held_up_those_under_way_end_and_no_further_one_begins(opened):
+    pool, held_up, begun, answer = opened(4), [], [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            held_up.append(item)
+            answer.wait(SECONDS)
+            held_up.pop()
+        return item
+
+    found = []
+    results = threading.Thread(target=lambda: found.extend(chain(*pool.run(work, [range(100)], held_up=held_up))))
+    results.start()
+    while not held_up:
+        time.sleep(0.001)
+    time.sleep(20 * TICK_SECONDS)
+    assert len(begun) <= 4
+    answer.set()
+    results.join(SECONDS)
+    assert sorted(found) == list(range(100))
 
 
 def test_even_what_is_no_exception_ends_it(opened):

@@ -10,6 +10,7 @@ from fake_backend import Time
 from worker.backends.limits import Limits
 from worker.backends.window import FIRST
 from worker.errors import Unavailable
+from worker.records import Meter
 
 STOP = threading.Event()
 
@@ -42,7 +43,7 @@ class Simulated:
         return counts, windows
 
     def _begin(self, number, limits):
-        turn = limits.turn(STOP)
+        turn = limits.turn(STOP, Meter())
         turn.__enter__()
         is_refused = len(self.calls) >= self.refuses
         ends = self.time.now + 0.001

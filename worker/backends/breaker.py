@@ -51,6 +51,7 @@ class Breaker:
         self._rest = FIRST_REST
         self._reason = ""
         self._is_probing = False
+        self.untroubled = True  # closed, and no failures counted: there is nothing to ask or to tell it
 
     @property
     def open_until(self) -> float | None:
@@ -67,8 +68,6 @@ class Breaker:
 
         Raises ``LeftAlone`` while the backend rests, ``Interrupted`` if ``stop`` is set before the probe has ended.
         """
-        if self._open_until is None:
-            return False
         with self._changed:
             while self._open_until is not None:
                 if (left := self._open_until - self._clock()) > 0:
@@ -83,12 +82,12 @@ class Breaker:
 
     def answered(self) -> None:
         """A call was answered, whatever the answer is: the backend is up."""
-        if self._failures or self._open_until is not None:
-            with self._changed:
-                self._failures = 0
-                self._faulty.clear()
-                if self._open_until is not None:
-                    self._close()
+        with self._changed:
+            self._failures = 0
+            self._faulty.clear()
+            if self._open_until is not None:
+                self._close()
+            self.untroubled = True
 
     def failed(self, error: Unavailable, *, is_probe: bool, of: int = 0) -> None:
         """A call ended so; ``of`` tells its request from others."""
@@ -96,6 +95,7 @@ class Breaker:
             self.answered()
             return
         with self._changed:
+            self.untroubled = False
             if self._is_known(error, of) and not (is_probe and self._is_in_vain()):
                 return
             now = self._clock()

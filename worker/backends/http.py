@@ -111,7 +111,7 @@ class Http:
             return False
         call, read = self.went_well
         try:
-            with self.limits.turn(stop, even_if_down=True):
+            with self.limits.turn(stop, meter, even_if_down=True):
                 answer = self._follow(self._prepare(call, self.locate(call.path), self._ticket(meter)), meter)
                 check(self.name, answer)
                 read(self.name, answer)
@@ -139,9 +139,8 @@ class Http:
     ) -> tuple[requests.Response, Ticket | None]:
         ticket = None if call.public else self._ticket(meter)
         request = self._prepare(call, url, ticket)  # before the turn: what cannot be sent says nothing of the backend
-        # Nor does what another origin answers.
-        turn = nullcontext() if call.public and self._is_elsewhere(url) else self.limits.turn(stop, of=call.fingerprint)
-        with turn:
+        is_foreign = call.public and self._is_elsewhere(url)  # what another origin answers says nothing of it either
+        with nullcontext() if is_foreign else self.limits.turn(stop, meter, of=call.fingerprint):
             response = self._follow(request, meter, stream=call.stream)
             if response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it

@@ -9,7 +9,7 @@ from typing import Literal
 from worker.backends.breaker import Breaker
 from worker.backends.window import Window
 from worker.errors import BackendError, Interrupted, LeftAlone, Stopping, Unavailable
-from worker.records import Pause
+from worker.records import Meter, Pause
 
 LONGEST_WAIT = 30.0
 """Seconds that a row waits for a backend that named a time; for anything longer the delivery is put back."""
@@ -60,21 +60,26 @@ class Limits:
         """How many requests may run at once just now."""
         return int(self._auto.size) if self._auto else self._fixed
 
-    def turn(self, stop: threading.Event, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0) -> Turn:
+    def turn(
+        self, stop: threading.Event, meter: Meter, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0
+    ) -> Turn:
         """Run one request when the limits allow it, and learn from how it ends; ``of`` tells it from others.
 
         Raises ``Interrupted`` when ``stop`` is set, ``LeftAlone`` when the backend is down or asked for too long a
-        pause.
+        pause. While it waits for others to end, it counts as held up in ``meter``.
         """
-        return Turn(self, stop, even_if_down, of)
+        return Turn(self, stop, meter, even_if_down, of)
 
-    def begin(self, stop: threading.Event, *, even_if_down: bool) -> tuple[float, bool]:
+    def begin(self, stop: threading.Event, meter: Meter, *, even_if_down: bool) -> tuple[float, bool]:
         """Wait until a request may start; returns when it does, and whether it is the circuit breaker's probe."""
-        self._enter(stop)
+        with self._lock:
+            if self._running >= self.window:
+                self._wait_for_others(stop, meter)
+            self._running += 1
         try:
             if self._gap or self._held_until:
                 self._wait_for_start(stop)
-            is_probe = not even_if_down and self._breaker.enter(stop)
+            is_probe = not (even_if_down or self._breaker.untroubled) and self._breaker.enter(stop)
             return self._clock(), is_probe
         except BaseException:
             self._leave()
@@ -84,8 +89,10 @@ class Limits:
         """A request that started then came to this end."""
         try:
             if error is None:
-                self._breaker.answered()
-                self._grow(started)
+                if not self._breaker.untroubled:
+                    self._breaker.answered()
+                if self._auto and self._auto.note(started, now := self._clock()):
+                    self._end_round(self._auto, now)
             elif isinstance(error, Unavailable):
                 self._learn_from(error, started)
                 self._breaker.failed(error, is_probe=is_probe, of=of())
@@ -123,15 +130,17 @@ class Limits:
     def _interrupted(self) -> Interrupted:
         return Interrupted(Stopping(f"{self._backend}: the worker is stopping"))
 
-    def _enter(self, stop: threading.Event) -> None:
-        with self._lock:
+    def _wait_for_others(self, stop: threading.Event, meter: Meter) -> None:
+        meter.held_up.append(self)
+        self._waiting += 1
+        try:
             while self._running >= self.window:
                 if stop.is_set():
                     raise self._interrupted()
-                self._waiting += 1
                 self._changed.wait(_LOOK_FOR_STOP)
-                self._waiting -= 1
-            self._running += 1
+        finally:
+            self._waiting -= 1
+            meter.held_up.pop()
 
     def _leave(self) -> None:
         with self._lock:
@@ -167,25 +176,25 @@ class Limits:
             if self._auto and error.status in _CONGESTED:
                 self._auto.congested(started, now)
 
-    def _grow(self, started: float) -> None:
-        window = self._auto
-        if window and window.note(started, now := self._clock()):
-            with self._lock:
-                window.end_round(now)
-                if self._waiting:
-                    self._changed.notify_all()
+    def _end_round(self, window: Window, now: float) -> None:
+        with self._lock:
+            window.end_round(now)
+            if self._waiting:
+                self._changed.notify_all()
 
 
 class Turn:
     """A request within its limits, for ``with``: a generator's would cost as much as the limits themselves."""
 
-    __slots__ = ("_even_if_down", "_is_probe", "_limits", "_of", "_started", "_stop")
+    __slots__ = ("_even_if_down", "_is_probe", "_limits", "_meter", "_of", "_started", "_stop")
 
-    def __init__(self, limits: Limits, stop: threading.Event, even_if_down: bool, of: Callable[[], int]) -> None:
-        self._limits, self._stop, self._even_if_down, self._of = limits, stop, even_if_down, of
+    def __init__(
+        self, limits: Limits, stop: threading.Event, meter: Meter, even_if_down: bool, of: Callable[[], int]
+    ) -> None:
+        self._limits, self._stop, self._meter, self._even_if_down, self._of = limits, stop, meter, even_if_down, of
 
     def __enter__(self) -> None:
-        self._started, self._is_probe = self._limits.begin(self._stop, even_if_down=self._even_if_down)
+        self._started, self._is_probe = self._limits.begin(self._stop, self._meter, even_if_down=self._even_if_down)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._limits.end(error, self._started, self._of, is_probe=self._is_probe)
