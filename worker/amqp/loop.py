@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +30,16 @@ class Loop:
 
     def __init__(self) -> None:
         self._woken: deque[Callable[[], None]] = deque()
+        self._timers: dict[Callable[[], None], float] = {}  # and when each is due
         self._thread = 0
         self.io = IOLoop()
 
     def run(self) -> None:
-        """Return after ``stop``; whatever pika lets escape is raised, and what was woken is called at the next run."""
+        """Return after ``stop``; whatever pika lets escape is raised, and what is left to call has the next run."""
         self._thread = threading.get_ident()
-        self.later(0, self._answer)  # a timer that raises takes those with it that were due as well
+        # A timer of pika's that raised took those with it that were due as well.
+        for timer, due in self._timers.items():
+            self.io.call_later(max(0.0, due - time.monotonic()), timer)
         try:
             self.io.start()
         finally:
@@ -61,10 +65,15 @@ class Loop:
         for _ in range(len(self._woken)):
             guarded(self._woken.popleft())()
 
-    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call it after a while; returns what cancels that."""
-        timer = self.io.call_later(seconds, guarded(callback))
-        return lambda: self.io.remove_timeout(timer)
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call it after a while."""
+
+        def timer() -> None:
+            if self._timers.pop(timer, None) is not None:
+                guarded(callback)()
+
+        self._timers[timer] = time.monotonic() + seconds
+        self.io.call_later(seconds, timer)
 
 
 class Bell:
