@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
-from math import isinf
+from math import isfinite, isinf
 from typing import Any
 
 import orjson
@@ -127,36 +127,43 @@ def dumps(value: Any, *, indent: bool = False) -> bytes:
     except TypeError as unfit:
         raise NoJson(str(unfit)) from unfit
     if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more
-        _refuse_nan(value)
+        _refuse_nan([value])
     return text
 
 
 def _has_no_float(value: Any) -> bool:
     """As far as can be seen at a glance."""
     if type(value) is dict:
-        return _EXACT.issuperset(map(type, value.values()))
+        return _EXACT.issuperset(map(type, value)) and _EXACT.issuperset(map(type, value.values()))
     return type(value) in _EXACT or (type(value) is list and all(map(_has_no_float, value)))
 
 
-def _refuse_nan(value: Any) -> None:
-    try:
-        _strict.encode(value)
-    except ValueError as error:
-        raise NoJson("NaN and infinity are not JSON numbers; None is for what is not there") from error
+def _refuse_nan(values: Iterable[Any]) -> None:
+    for value in values:
+        kind = type(value)
+        if kind is dict:
+            _refuse_nan(value)
+            _refuse_nan(value.values())
+        elif kind is list:
+            _refuse_nan(value)
+        elif kind is float:
+            if not isfinite(value):
+                raise NoJson("NaN and infinity are not JSON numbers; None is for what is not there")
+        elif kind not in _EXACT:
+            _refuse_nan(_parts(value))
 
 
-def _inside(value: Any) -> Any:
-    """What of a value that Python's own encoder does not know may hold a number."""
+def _parts(value: Any) -> Iterable[Any]:
+    """What of a value that is not of the types of JSON itself, but has a JSON form, may be or hold a number."""
     if isinstance(value, Enum):
-        return value.value
+        return (value.value,)
     if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, BaseModel | Mapping | set | frozenset):
-        return _plain(value)
-    return value.tolist() if hasattr(value, "tolist") else None  # numpy's
-
-
-_strict = json.JSONEncoder(allow_nan=False, skipkeys=True, check_circular=False, default=_inside)
+        return [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, BaseModel | Mapping):
+        return (_plain(value),)
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    return (value.tolist(),) if hasattr(value, "tolist") else ()  # numpy's
 
 
 def of_model(model: BaseModel) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -27,6 +28,10 @@ class Measured(BaseModel):
 @dataclass
 class Reading:
     value: float
+
+
+class Several(list):
+    pass
 
 
 class Level(Enum):
@@ -119,6 +124,11 @@ NAN, INFINITY = float("nan"), float("inf")
         [{"a": "x"}, {"a": [{"b": INFINITY}]}],
         (1.5, NAN),
         {1: {2: NAN}},
+        {date(2026, 11, 23): {"a": NAN}},
+        {NAN: 1},
+        {"a": {"b": 1.5, -INFINITY: 1}},
+        {Level.UNKNOWN: 1},
+        OrderedDict(a=Several([NAN])),
         np.float64("nan"),
         np.float32("inf"),
         np.array([1.0, NAN]),
