@@ -71,25 +71,22 @@ class DeliveryContext:
         self._backends = backends
         self._make_stop = stop
         self._stop: threading.Event | None = None
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self.sessions: dict[tuple[str, str], Session] = {}  # those that are open, by kind and name
         self._lock = threading.Lock()
 
-    def session(self, kind: str, name: str) -> Session:
-        """The delivery's session with a backend; raises ``DeliveryError`` where the configuration has none such."""
-        return self._sessions.get((kind, name)) or self._open(kind, name)
-
-    def _open(self, kind: str, name: str) -> Session:
+    def open(self, kind: str, name: str) -> Session:
+        """Open the delivery's session with a backend, once; raises ``DeliveryError`` where none such is configured."""
         known = self.names(kind)
         if name not in known:
             raise DeliveryError(
                 f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
             )
         with self._lock:
-            if (kind, name) not in self._sessions:
+            if (kind, name) not in self.sessions:
                 folder = self.delivery.folder if self.delivery.folder.name == self.delivery.id else None
                 opened = self._backends[name].open(self.delivery.meter, self._stopping(), folder)
-                self._sessions[kind, name] = opened
-            return self._sessions[kind, name]
+                self.sessions[kind, name] = opened
+            return self.sessions[kind, name]
 
     def _stopping(self) -> threading.Event:
         """What ends this delivery's waits; only those that wait for something need it."""
@@ -128,7 +125,9 @@ class _Named(Mapping[str, Any]):
         self._shared, self._kind, self._key = shared, kind, key
 
     def __getitem__(self, name: str) -> Any:
-        return self._shared.session(self._kind, name).at(self._key)
+        shared, kind = self._shared, self._kind
+        session = shared.sessions.get((kind, name)) or shared.open(kind, name)
+        return session.at(self._key)
 
     def __contains__(self, name: object) -> bool:
         return name in self._shared.names(self._kind)

@@ -62,7 +62,7 @@ class _Stream(Generic[Item, Result]):
         self.active -= 1
         chunk.unfinished -= done
         self.pace += ((seconds / max(1, done)) - self.pace) / 8
-        if not self.error:
+        if rest and not self.error:
             self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
         while self.chunks and not self.chunks[0].unfinished:
             self.chunks.popleft()

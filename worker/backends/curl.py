@@ -185,7 +185,8 @@ class Connection:
     def _ask(self, request: requests.PreparedRequest, seconds: float) -> Exception | None:
         """Send the request, to be answered in so many seconds; returns why not all of it went."""
         self._until, self._is_answering = time.monotonic() + seconds, False
-        self._be_patient(min(seconds, self._silence or seconds))
+        if (patience := min(seconds, self._silence or seconds)) != self._patience:
+            self._be_patient(patience)
         if self._is_forwarded:
             request = request.copy()
             request.headers.update(HTTPAdapter().proxy_headers(self.way.proxy))
@@ -232,18 +233,18 @@ class Connection:
         left = self._until - time.monotonic()
         if left <= 0:
             raise requests.ReadTimeout(0, "the answer was not complete in time")
-        self._be_patient(min(left, self._silence or left))
+        if (patience := min(left, self._silence or left)) != self._patience:
+            self._be_patient(patience)
 
     def _be_patient(self, patience: float) -> None:
         """Let the kernel wait so many seconds at a time."""
-        if patience != self._patience:
-            self._patience = patience
-            whole = int(patience)
-            timeval = struct.pack("ll", whole, max(1, int((patience - whole) * 1e6)))
-            with self._socket() as borrowed:
-                borrowed.setblocking(True)
-                borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-                borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        self._patience = patience
+        whole = int(patience)
+        timeval = struct.pack("ll", whole, max(1, int((patience - whole) * 1e6)))
+        with self._socket() as borrowed:
+            borrowed.setblocking(True)
+            borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
     def _translated(self, code: int, text: str) -> requests.RequestException:
         if code == pycurl.E_COULDNT_CONNECT and (number := self._curl.getinfo(pycurl.OS_ERRNO)):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, overload
 from urllib.parse import urlencode
@@ -33,7 +34,7 @@ from worker.records import Meter, RowKey
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
 _FHIR_JSON = "application/fhir+json"
 _JSON_PATCH = "application/json-patch+json"
@@ -69,7 +70,7 @@ class Fhir:
         found = self._session.lookups.read_one(name, _checked_id(name, id), fresh=fresh)
         if isinstance(found, BaseException):
             raise found
-        return self._as_asked(type_, found)
+        return found if type(type_) is str else self._as_asked(type_, found)
 
     @overload
     def read_many(self, type_: str, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Resource]: ...
@@ -320,6 +321,7 @@ class FhirBackend:
         self._http.close()
 
 
+@lru_cache(maxsize=256)
 def _type_name(type_: Any) -> str:
     name = type_ if isinstance(type_, str) else models.type_name(type_)
     if not _TYPE.fullmatch(name):
@@ -334,7 +336,7 @@ def _wanted(found: SearchSet) -> Wanted:
 
 def _checked_id(type_: str, id_: str) -> str:
     """The id, if it is one (https://hl7.org/fhir/R4/datatypes.html#id)."""
-    if not isinstance(id_, str) or not _ID.fullmatch(id_) or not id_.strip("."):
+    if not isinstance(id_, str) or not _ID.fullmatch(id_):
         raise Reject(f"the {type_} id is {'blank' if not str(id_ or '').strip() else 'not a FHIR id'}")
     return id_
 

@@ -112,7 +112,8 @@ class Http:
         call, read = self.went_well
         try:
             with self.limits.turn(stop, meter, even_if_down=True):
-                answer = self._follow(self._prepare(call, self.locate(call.path), self._ticket(meter)), meter)
+                ticket = self._credential.ticket(meter, self.origin) if self._credential else None
+                answer = self._follow(self._prepare(call, self.locate(call.path), ticket), meter)
                 check(self.name, answer)
                 read(self.name, answer)
         except BackendError:
@@ -137,17 +138,14 @@ class Http:
     def _authorized(
         self, call: Call, url: str, meter: Meter, stop: threading.Event
     ) -> tuple[requests.Response, Ticket | None]:
-        ticket = None if call.public else self._ticket(meter)
+        ticket = self._credential.ticket(meter, self.origin) if self._credential and not call.public else None
         request = self._prepare(call, url, ticket)  # before the turn: what cannot be sent says nothing of the backend
         is_foreign = call.public and self._is_elsewhere(url)  # what another origin answers says nothing of it either
         with nullcontext() if is_foreign else self.limits.turn(stop, meter, of=call.fingerprint):
             response = self._follow(request, meter, stream=call.stream)
-            if response.status_code != 401:
+            if not 200 <= response.status_code < 300 and response.status_code != 401:
                 check(self.name, response)  # within the turn, so that the limits learn of it
         return response, ticket
-
-    def _ticket(self, meter: Meter) -> Ticket | None:
-        return self._credential.ticket(meter, self.origin) if self._credential else None
 
     def _prepare(self, call: Call, url: str, ticket: Ticket | None) -> requests.PreparedRequest:
         try:
@@ -200,7 +198,8 @@ class Http:
             request, stream=stream, timeout=self._timeout, verify=route.verify, cert=cert, proxies=route.proxies
         )
         if not stream:
-            _ = response.content  # where a transport reads it only when it is asked for
+            if response.raw is not None:  # a transport may read it only when it is asked for
+                _ = response.content
         elif not 200 <= response.status_code < 300:
             _read_beginning(response)
         return response

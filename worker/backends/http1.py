@@ -39,12 +39,16 @@ _NO_TIME = timedelta(0)
 
 
 class Head(NamedTuple):
-    """What stands before an answer's body; ``keeps_open``: the connection may serve another call after it."""
+    """What stands before an answer's body; ``keeps_open``: the connection may serve another call after it.
+
+    ``length`` is the body's in bytes, where that is what it ends by.
+    """
 
     status: int
     reason: str
     headers: Headers
     keeps_open: bool
+    length: int | None
 
 
 class Answer(requests.Response):
@@ -115,12 +119,11 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
     head = _last_head(incoming)
     answer, given, keeps = Answer(request, head), head.headers.entries, head.keeps_open
     if request.method != "HEAD" and head.status not in _NO_BODY:
-        coded = "transfer-encoding" in given
-        if coded or "content-length" not in given:
-            body = b"".join(_bounded(_chunks(incoming, given) if coded else incoming.rest(), most))
-            keeps = keeps and coded and "content-length" not in given
+        if head.length is not None:
+            body = incoming.take(_checked(head.length, most))
         else:
-            body = incoming.take(_checked(_length(given["content-length"][1]), most))
+            body = b"".join(_bounded(_pieces(incoming, head), most))
+            keeps = keeps and "transfer-encoding" in given and "content-length" not in given
         if body and "content-encoding" in given:
             body = unfolded(body, given["content-encoding"][1], most)
         answer._content = body
@@ -136,7 +139,7 @@ def open_answer(request: requests.PreparedRequest, receive: Receive, close: Call
     head = _last_head(incoming)
     answer = Answer(request, head)
     empty = request.method == "HEAD" or head.status in _NO_BODY
-    pieces = iter(()) if empty else _pieces(incoming, head.headers.entries)
+    pieces = iter(()) if empty else _pieces(incoming, head)
     answer._content, answer._content_consumed = False, False  # type: ignore[assignment] # the library's own mark
     answer.raw = _Body(unfolding(pieces, head.headers.get("Content-Encoding", "")), close)
     return answer
@@ -158,14 +161,13 @@ class _Body:
 
 
 def _last_head(incoming: _Incoming) -> Head:
-    while (head := _head(incoming.head())).status < 200:
+    while True:
+        data = incoming.until(_END, _LONGEST_HEAD)  # with the end of the line before it
+        head = _known_head(data) if len(data) <= _SHORT_HEAD else _read_head(data)
+        if head.status >= 200:
+            return head
         if head.status == 101:
             _broken("switched to another protocol, unasked")
-    return head
-
-
-def _head(data: bytes) -> Head:
-    return _known_head(data) if len(data) <= _SHORT_HEAD else _read_head(data)
 
 
 def _read_head(data: bytes) -> Head:
@@ -181,7 +183,8 @@ def _read_head(data: bytes) -> Head:
     if len(fields) > _MOST_FIELDS:
         _broken("answered more headers than anybody needs")
     headers = Headers(fields)
-    return Head(int(status[2]), status[3] or "", headers, _keeps_open(status[1], headers.get("Connection")))
+    keeps_open = _keeps_open(status[1], headers.get("Connection"))
+    return Head(int(status[2]), status[3] or "", headers, keeps_open, _length(headers.entries))
 
 
 # Many backends give one of a few heads with each answer, until the second in their date has passed.
@@ -196,13 +199,13 @@ def _keeps_open(version: str, options: str | None) -> bool:
     return "close" not in named and (version == "1" or "keep-alive" in named)
 
 
-def _length(given: str) -> int:
-    """RFC 9112 section 6.3: one number, be it several times."""
-    values = {value.strip() for value in given.split(",")} if "," in given else {given}
+def _length(given: Entries) -> int | None:
+    """RFC 9112 section 6.3: one number, be it several times. None where a coding tells the end, and for no number."""
+    if "transfer-encoding" in given or "content-length" not in given:
+        return None
+    values = {value.strip() for value in given["content-length"][1].split(",")}
     value = values.pop()
-    if values or not (value.isascii() and value.isdecimal() and len(value) < 16):
-        _broken("answered with a length that is none")
-    return int(value)
+    return int(value) if not values and value.isascii() and value.isdecimal() and len(value) < 16 else None
 
 
 def _checked(size: int, most: int) -> int:
@@ -211,13 +214,15 @@ def _checked(size: int, most: int) -> int:
     return size
 
 
-def _pieces(incoming: _Incoming, given: Entries) -> Iterator[bytes]:
+def _pieces(incoming: _Incoming, head: Head) -> Iterator[bytes]:
+    given, left = head.headers.entries, head.length
     if "transfer-encoding" in given:
         yield from _chunks(incoming, given)
     elif "content-length" not in given:
         yield from incoming.rest()
+    elif left is None:
+        _broken("answered with a length that is none")
     else:
-        left = _length(given["content-length"][1])
         while left:
             piece = incoming.some(left)
             left -= len(piece)
@@ -258,10 +263,6 @@ class _Incoming:
     def is_empty(self) -> bool:
         return self._at == len(self._data)
 
-    def head(self) -> bytes:
-        """Up to the empty line, with the end of the line before it."""
-        return self._until(_END, _LONGEST_HEAD)
-
     def chunk_size(self) -> int:
         found = _SIZE.fullmatch(self.line())
         if not found:
@@ -269,10 +270,12 @@ class _Incoming:
         return int(found[1], 16)
 
     def line(self) -> bytes:
-        return self._until(_LINE_END, _LONGEST_LINE)
+        return self.until(_LINE_END, _LONGEST_LINE)
 
-    def _until(self, end: re.Pattern[bytes], most: int) -> bytes:
+    def until(self, end: re.Pattern[bytes], most: int) -> bytes:
         """Up to the first byte of the end, and with it; the end's other bytes are left out."""
+        if not self._data:
+            self._data = self._more()
         while not (found := end.search(self._data, self._at)):
             if len(self._data) - self._at > most:
                 _broken("answered with lines that are too long")

@@ -143,7 +143,7 @@ class Lookups:
             if not fresh:
                 answer = self._memory[type_, id_]
                 self._memory.move_to_end((type_, id_))
-                return _own(answer)
+                return answer.own() if type(answer) is _Kept else _own(answer)
         except KeyError:
             pass
         return self.read(type_, [id_], fresh=fresh)[id_]

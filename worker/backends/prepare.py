@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -16,6 +17,8 @@ _COMMON = Headers([("User-Agent", "longshore"), ("Accept", "application/json, */
 # Without a character that would have to be quoted, or a host that would have to be encoded.
 _QUOTED = re.compile(r"https?://[a-z0-9.:\[\]-]+/[\w$.~/-]*", re.ASCII)
 _PLAIN = (dict, list, type(None))
+_MAPPING = (dict, Mapping)  # in this order: the second takes long to ask
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _TEXT = (str, bytes)
 _UNRESERVED = re.compile(r"[\w.~-]*", re.ASCII)
 _METHOD = re.compile(r"[A-Z]+(?:-[A-Z]+)*", re.ASCII)
@@ -35,7 +38,7 @@ class _Request(requests.PreparedRequest):
 
 def prepare(call: Call, url: str) -> requests.PreparedRequest:
     """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
-    if not _METHOD.fullmatch(call.method):
+    if call.method not in _METHODS and not _METHOD.fullmatch(call.method):
         raise ValueError("the method cannot be sent")
     request = _Request(call.method, _COMMON.copy(), call.body)
     for name, value in call.headers.items():
@@ -43,7 +46,7 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
         raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
-        query = [f"{_quoted(name)}={_quoted(value)}" for name, value in pairs(call.params or {})]
+        query = [f"{_quoted_name(name)}={_quoted(value)}" for name, value in pairs(call.params or {})]
         request.url = f"{url}?{'&'.join(query)}" if query else url
     else:
         request.prepare_url(url, call.params)
@@ -60,9 +63,12 @@ def _quoted(value: Any) -> str:
     return text if isinstance(text, str) and _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
+_quoted_name = lru_cache(maxsize=256, typed=True)(_quoted)  # the same few again and again
+
+
 def pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Names and single values as ``requests`` takes them: a list is repeated, None left out."""
-    for name, given in params.items() if isinstance(params, Mapping) else params:
+    for name, given in params.items() if isinstance(params, _MAPPING) else params:
         for value in [given] if isinstance(given, _TEXT) or not hasattr(given, "__iter__") else given:
             if value is not None:
                 yield name, value
