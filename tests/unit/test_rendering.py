@@ -217,4 +217,4 @@ def test_it_is_known_which_rows_have_an_outcome(tmp_path):
         tmp_path, "clients-1", "me", Results(None, spreadsheet_safe=False), chunk_rows=2, counts=Counts()
     )
     rendering.take([rendering.judge(Outcome(index, index)) for index in (0, 2)])
-    assert [rendering.has(index) for index in range(4)] == [True, False, True, False]
+    assert [index in rendering.taken for index in range(4)] == [True, False, True, False]

@@ -23,7 +23,7 @@ class Judged:
 
 
 class Rendering:
-    """Writes hidden files beside their names in ``folder``, as ``by``; ``counts`` grows with each outcome taken.
+    """Writes hidden files beside their names in ``folder``, as ``by``; ``counts`` grows with each outcome ``taken``.
 
     The first chunk of input rows that has any results decides the results' columns. ``columns`` are the input's, asked
     for at the first rejection; () where every row has the same.
@@ -46,16 +46,12 @@ class Rendering:
         self._counts = counts
         self._columns = columns
         self._reject_columns: tuple[str, ...] = ()
-        self._ordered: InOrder[Judged] = InOrder()
+        self.taken: InOrder[Judged] = InOrder()
         self._first: list[Judged] = []  # from the first results on, until the columns are taken from them
         self._results: OutputFile | None = None
         self._rejects: OutputFile | None = None
         if shape.known:
             self._results = self._begin_results()
-
-    def has(self, index: int) -> bool:
-        """Whether that row's outcome was taken."""
-        return index in self._ordered
 
     def judge(self, outcome: Outcome) -> Judged:
         """See whether a result fits the file; one that does not becomes a rejection."""
@@ -69,7 +65,7 @@ class Rendering:
         """Take outcomes; those whose turn it is are written."""
         judged = list(judged)
         self._count(judged)
-        ready = self._ordered.push(judged)
+        ready = self.taken.push(judged)
         if self._shape.known:
             self._write(ready)
             return
@@ -128,7 +124,7 @@ class Rendering:
 
     def finish(self) -> list[OutputFile]:
         """The files, complete and durable, still hidden; the results' always, the rejects' if there are any."""
-        if not self._ordered.empty:
+        if not self.taken.empty:
             raise AssertionError("a row has no outcome")
         if self._results is None:
             self._learn()

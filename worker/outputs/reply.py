@@ -152,7 +152,7 @@ class TableReply(_Part):
 
     def is_done(self, index: int) -> bool:
         """Whether the row's outcome is on disk from an earlier attempt."""
-        return self._rendering.has(index)
+        return index in self._rendering.taken
 
     def append(self, outcomes: Iterable[Outcome]) -> None:
         """Take outcomes, in any order: to the part file first."""

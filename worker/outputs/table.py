@@ -122,11 +122,12 @@ class Results:
 
     def misfit(self, results: Iterable[Mapping[str, Any]]) -> str:
         """Why a row's results cannot stand in this file, if so: nothing is ever dropped in silence."""
-        return next((why for result in results if (why := self._misfit(result))), "")
+        for result in results:
+            if (self.resources or not result.keys() <= self._columns) and (why := self._misfit(result)):
+                return why
+        return ""
 
     def _misfit(self, result: Mapping[str, Any]) -> str:
-        if not self.resources and result.keys() <= self._columns:
-            return ""
         if self.resources != self._is_resource(result):
             return "FHIR resources and plain results cannot stand in one file"
         if self.resources:
@@ -150,8 +151,10 @@ class Results:
         """Some results as lines of the file."""
         if self.resources:
             return b"".join(exact_json.dumps(result) + b"\n" for result in results)
-        written = _safe_cell if self._safe else cell
-        return csv_lines([written(value) for value in map(result.get, self.columns)] for result in results)
+        if self._safe:
+            return csv_lines([*map(_safe_cell, map(result.get, self.columns))] for result in results)
+        rows = (map(result.get, self.columns) for result in results)
+        return csv_lines([value if type(value) is str else cell(value) for value in row] for row in rows)
 
 
 def render_rejects(outcomes: Iterable[Outcome], columns: Sequence[str]) -> bytes:
