@@ -7,12 +7,15 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from servers.programs import free_ports
 
-from worker import exact_json
+from worker import exact_json, sandbox
+from worker.commands import checks, scaffold
 from worker.sandbox import Addresses, Sandbox
 
 NPI = "http://hl7.org/fhir/sid/us-npi"
@@ -505,3 +508,20 @@ def test_a_hundred_connections_are_served_at_once(running: Sandbox) -> None:
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda _: requests.get(f"{running.fhir_url}/metadata").status_code, range(300)))
     assert set(answers) == {200}
+
+
+# A new project without it
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_check_tells_a_newcomer_to_start_it_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    usual, others = free_ports(3), free_ports(3)
+    monkeypatch.setattr(sandbox, "DEFAULT_PORTS", usual)
+    scaffold.init(tmp_path / "p", Addresses(*(others if moved else usual)).settings_toml())
+    found = {(each.what, each.name): each for each in checks.check(tmp_path / "p" / "longshore.toml")}
+    said = found["auth", "hospital"].detail
+    assert said.startswith("the token endpoint cannot be reached, or broke off (Connection refused)")
+    assert ("`longshore sandbox`" in said) is not moved
+    assert found["backend", "ehr"].detail == "cannot be asked without its auth, hospital"

@@ -99,6 +99,11 @@ def test_nobody_listening_is_unavailable():
         port = closed.getsockname()[1]
     with pytest.raises(Unavailable, match=r"cannot be reached, or broke off \(Connection refused\)"):
         post(f"http://127.0.0.1:{port}/token")
+    with pytest.raises(Unavailable, match=r"\(Connection refused\)"):
+        try:
+            raise KeyError("what the caller is handling meanwhile")
+        except KeyError:
+            post(f"http://127.0.0.1:{port}/token")
 
 
 def test_a_server_without_tls_is_unavailable_and_the_error_holds_no_secret():

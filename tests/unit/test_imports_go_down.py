@@ -117,7 +117,7 @@ def test_a_library_has_one_home(library):
 def test_the_sandbox_stands_alone():
     known = set().union(*(parts_imported_by(module) for module in MODULES if part_of(module) == "sandbox"))
     assert known <= {"exact_json"}
-    assert importers_of("sandbox") <= {"cli", "fakes"}
+    assert importers_of("sandbox") <= {"cli", "commands", "fakes"}
 
 
 def test_nothing_in_the_worker_needs_the_test_doubles():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ def send(request: Request) -> Answer:
     Redirects are not followed (requests would post the secret again on a 307 or 308), no netrc file is read, and at
     most ``MAX_BODY`` bytes are taken, within ``timeout`` seconds each for connecting, for the headers and for the body.
     """
+    handled = sys.exception()  # an earlier error of the caller's, which is not why this request fails
     try:
         with requests.Session() as session:
             verify = str(request.tls.ca_file) if request.tls.ca_file else None
@@ -75,7 +77,7 @@ def send(request: Request) -> Answer:
             with response:
                 return Answer(response.status_code, response.headers, _body(request, response))
     except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors, as are those of PEM files
-        reason = _reason(error, request)
+        reason = _reason(error, request, handled)
     raise Unavailable(request.auth, reason)  # out here: those above carry the secret, or the token in what they quote
 
 
@@ -94,7 +96,7 @@ def _body(request: Request, response: requests.Response) -> bytes:
     return body
 
 
-def _reason(error: Exception, request: Request) -> str:
+def _reason(error: Exception, request: Request, handled: BaseException | None) -> str:
     """A sentence that quotes nothing: an exception's own text may hold URLs, headers, and what came."""
     match error:
         case requests.exceptions.SSLError():
@@ -102,13 +104,13 @@ def _reason(error: Exception, request: Request) -> str:
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
             return f"{request.whom} did not answer within {request.timeout:g} s"
         case requests.ConnectionError() | urllib3.exceptions.ProtocolError():
-            return f"{request.whom} cannot be reached, or broke off ({_root(error)})"
+            return f"{request.whom} cannot be reached, or broke off ({_root(error, handled)})"
         case _:
             what = "check its address, the certificate files and the proxy settings"
             return f"{request.whom} cannot be asked ({type(error).__name__}): {what}"
 
 
-def _root(error: BaseException) -> str:
-    while error.__context__:
+def _root(error: BaseException, handled: BaseException | None) -> str:
+    while error.__context__ and error.__context__ is not handled:
         error = error.__context__
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

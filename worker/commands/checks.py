@@ -17,9 +17,9 @@ from worker import auth, backends, files
 from worker.amqp import probe
 from worker.auth import Credential, MemoryTokenStore, TokenStore
 from worker.commands.accounts import takes
-from worker.config import AmqpSettings, Settings
+from worker.config import AmqpSettings, AuthSettings, Settings
 from worker.declare import Job
-from worker.errors import ConfigError, WorkerError
+from worker.errors import ConfigError, Unavailable, WorkerError
 from worker.ledger import Ledger
 from worker.project import Project, folders
 from worker.records import Meter
@@ -137,11 +137,27 @@ def _orphans(ledger: Ledger, settings: Settings) -> Iterator[Check]:
 
 
 def _auth(name: str, settings: Settings, tokens: TokenStore, owner: str, credentials: dict[str, Credential]) -> Check:
+    each = settings.auth[name]
     try:
-        credentials[name] = auth.open_credential(name, settings.auth[name], tokens, owner=owner)
-        return Check("auth", name, ok=True, detail=credentials[name].check(Meter()))
+        credential = auth.open_credential(name, each, tokens, owner=owner)
+        detail = credential.check(Meter())
     except WorkerError as error:
-        return Check("auth", name, ok=False, detail=error.detail)
+        advice = _sandbox_advice(each) if isinstance(error, Unavailable) else ""
+        return Check("auth", name, ok=False, detail=_said(name, error) + advice)
+    credentials[name] = credential
+    return Check("auth", name, ok=True, detail=detail)
+
+
+def _sandbox_advice(each: AuthSettings) -> str:
+    """What a newcomer lacks whose settings are still those of ``longshore init``."""
+    from worker.sandbox import DEFAULT_PORTS, Addresses
+
+    is_its = getattr(each, "token_url", None) == Addresses(*DEFAULT_PORTS).token_url
+    return "; it is the sandbox's, which `longshore sandbox` starts" if is_its else ""
+
+
+def _said(name: str, error: WorkerError) -> str:
+    return error.detail.removeprefix(f"{name}: ")
 
 
 def _backend(name: str, settings: Settings, credentials: Mapping[str, Credential]) -> Check:
@@ -153,6 +169,6 @@ def _backend(name: str, settings: Settings, credentials: Mapping[str, Credential
     try:
         return Check("backend", name, ok=True, detail=backend.check())
     except WorkerError as error:
-        return Check("backend", name, ok=False, detail=error.detail)
+        return Check("backend", name, ok=False, detail=_said(name, error))
     finally:
         backend.close()
