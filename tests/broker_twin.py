@@ -12,7 +12,7 @@ from threading import Event
 
 from worker import log
 from worker.amqp import Message, Sent
-from worker.amqp.codec import Encoded
+from worker.amqp.codec import encoded
 from worker.amqp.link import State
 
 TEXTS = ("message_id", "correlation_id", "reply_to", "content_type", "content_encoding", "type")
@@ -153,7 +153,7 @@ class Twin:
         return consumption
 
     def publish(self, outgoing, done, *, tries=10):
-        Encoded(outgoing)  # raises what the real one raises
+        encoded(outgoing)  # raises what the real one raises
         self.published[outgoing.routing_key].append(outgoing)
         try:
             done(self._end(outgoing))

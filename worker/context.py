@@ -24,6 +24,8 @@ class State(MutableMapping[str, Any]):
     What is set is seen at once, and kept only when the delivery is done.
     """
 
+    __slots__ = ("_changes", "_kept", "_load", "_lock")
+
     def __init__(self, load: Callable[[], Mapping[str, Any]], changes: dict[str, Any]) -> None:
         self._load = load
         self._changes = changes
@@ -62,6 +64,8 @@ class DeliveryContext:
 
     ``stop`` makes what the delivery's waits are ended with.
     """
+
+    __slots__ = ("_backends", "_lock", "_make_stop", "_stop", "delivery", "sessions", "state")
 
     def __init__(
         self, delivery: Delivery, backends: Mapping[str, Backend], state: State, stop: Callable[[], threading.Event]

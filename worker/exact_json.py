@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
+_FOR_PROGRAMS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_FOR_PEOPLE = _FOR_PROGRAMS | orjson.OPT_INDENT_2
 _CONTAINERS = (dict, list)
 _EXACT = frozenset({str, int, bool, type(None)})  # what orjson gives only for what is no fraction
 # What a number with a fraction, an exponent or too many digits looks like; strings that do cost only a second look.
@@ -49,11 +51,11 @@ def loads(text: bytes | str) -> Any:
 
     ``NaN`` and ``Infinity`` are refused, as RFC 8259 section 6 does.
     """
-    data = text.encode() if isinstance(text, str) else text
     try:
-        parsed = orjson.loads(data)
+        parsed = orjson.loads(text)
         if type(parsed) is dict and _EXACT.issuperset(map(type, parsed.values())):  # as most rows are
             return parsed
+        data = text.encode() if isinstance(text, str) else text
         if type(parsed) in _CONTAINERS and not _SUSPECT.search(data):
             return parsed
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
@@ -121,9 +123,8 @@ def dumps(value: Any, *, indent: bool = False) -> bytes:
     Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON. NaN and infinity have
     no JSON form (RFC 8259 section 6).
     """
-    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if indent else 0)
     try:
-        text = orjson.dumps(value, default=_plain, option=options)
+        text = orjson.dumps(value, _plain, _FOR_PEOPLE if indent else _FOR_PROGRAMS)
     except TypeError as unfit:
         raise NoJson(str(unfit)) from unfit
     if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,14 +33,15 @@ class Execution:
     ``bugs``: asyncio's cancellation is no ``Exception``, nor is a panic of a library written in Rust.
     """
 
+    __slots__ = ("_bugs", "_columns", "_context", "_forks", "_job", "_kinds_of_bugs")
+
     def __init__(self, job: Job[..., Any], context: DeliveryContext, *, bugs: Bugs = (BaseException,)) -> None:
         self._job = job
         self._forks = forks.count
         self._kinds_of_bugs = bugs
         self._columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
         self._context = context
-        self._bugs: set[str] = set()
-        self._lock = threading.Lock()
+        self._bugs: dict[str, object] = {}
 
     def units(self, chunk: Chunk, is_done: Callable[[int], bool]) -> Sequence[Unit]:
         """What of a chunk is still to be worked on, in pieces that are independent of each other."""
@@ -154,10 +154,8 @@ class Execution:
     def _log_bug(self, bug: BaseException, line: int) -> str:
         """Log it, once for each place in the code, as one that every row meets is still one bug; say what is known."""
         where, said = log.location(bug), {"reason": str(bug)} if isinstance(bug, _TOLD) else {}
-        with self._lock:
-            new = (known := f"{type(bug).__name__} {where} {said}") not in self._bugs
-            self._bugs.add(known)
-        if new:
+        mine = object()
+        if self._bugs.setdefault(f"{type(bug).__name__} {where} {said}", mine) is mine:  # the first, of all threads'
             self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where, **said)
         return f"the job has a bug: {bug}" if said else _BUG
 

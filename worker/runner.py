@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from functools import partial
 from typing import Any, Protocol
 
 from worker import log
@@ -94,30 +94,30 @@ class Runner:
                 part.commit()
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
-        state = State(lambda: self._memory.load(job.name), delivery.state)
+        state = State(partial(self._memory.load, job.name), delivery.state)
         context = DeliveryContext(delivery, self._backends, state, self._stop.part)
         delivery.hurry = context.hurry
         execution = Execution(job, context)
-
-        def work(unit: Unit) -> list[Outcome]:
-            self._go_on(delivery)
-            outcomes = execution.work(unit)
-            self._be_in_time()
-            return outcomes
-
-        def ask() -> Iterator[Mapping[str, Any]]:
-            for row in execution.source():
-                self._go_on(delivery)
-                yield row
-            self._be_in_time()
-
+        work, ask = partial(self._work_on, delivery, execution), partial(self._ask, delivery, execution)
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
         units = (execution.units(chunk, part.is_done) for chunk in chunks)
         held_up = delivery.meter.held_up
         for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=context.hurry):
-            outcomes = [outcome for outcome in chain.from_iterable(done) if not part.is_done(outcome.index)]
+            outcomes = [outcome for some in done for outcome in some if not part.is_done(outcome.index)]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
+
+    def _work_on(self, delivery: Delivery, execution: Execution, unit: Unit) -> list[Outcome]:
+        self._go_on(delivery)
+        outcomes = execution.work(unit)
+        self._be_in_time()
+        return outcomes
+
+    def _ask(self, delivery: Delivery, execution: Execution) -> Iterator[Mapping[str, Any]]:
+        for row in execution.source():
+            self._go_on(delivery)
+            yield row
+        self._be_in_time()
 
     def _go_on(self, delivery: Delivery) -> None:
         if delivery.lost:

@@ -69,9 +69,9 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
             if frames and not self.is_closed:
                 super()._output_marshaled_frames([b"".join(frames)])
 
-    def publish(self, channel: int, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
+    def publish(self, channel: int, outgoing: Outgoing, content: bytes, *, mandatory: bool) -> None:
         """Send a message on an open channel."""
-        frames = encoded.frames(outgoing, channel, self._body_max_length, mandatory=mandatory)
+        frames = codec.frames(outgoing, content, channel, self._body_max_length, mandatory=mandatory)
         self._output_marshaled_frames([frames])
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:

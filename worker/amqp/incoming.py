@@ -6,7 +6,7 @@ Only the usual ones: all there, the body in one frame. The rest is left to pika,
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from pika import spec
 from pika.data import decode_table
@@ -25,16 +25,8 @@ _REPLY_TO, _EXPIRATION, _MESSAGE_ID = _Flag.FLAG_REPLY_TO, _Flag.FLAG_EXPIRATION
 _TIMESTAMP, _TYPE = _Flag.FLAG_TIMESTAMP, _Flag.FLAG_TYPE
 
 
-class Texts(NamedTuple):
-    """The properties of a message that are text; empty: it came without."""
-
-    message_id: str
-    correlation_id: str
-    reply_to: str
-    content_type: str
-    content_encoding: str
-    type: str
-
+Texts = tuple[str, str, str, str, str, str]
+"""Message id, correlation id, reply to, content type, content encoding, type; empty: it came without."""
 
 Arrived = tuple[int, bool, Texts, dict[str, Any], bytes]
 """Delivery tag, whether it is redelivered, properties, headers, body."""
@@ -103,7 +95,7 @@ def _properties(data: bytes, at: int, flags: int) -> tuple[Texts, dict[str, Any]
         at += 8
     if flags & _TYPE:
         kind, at = _text(data, at)
-    return Texts(message_id, correlation_id, reply_to, content_type, content_encoding, kind), headers, at
+    return (message_id, correlation_id, reply_to, content_type, content_encoding, kind), headers, at
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from worker import log
 from worker.amqp.backoff import Backoff
-from worker.amqp.codec import Encoded
+from worker.amqp.codec import encoded
 from worker.amqp.link import Link
 from worker.amqp.loop import Bell, Loop
 from worker.amqp.losses import Declined, Lost
@@ -30,7 +30,7 @@ Done = Callable[[Sent], None]
 @dataclass(slots=True, eq=False)
 class _Item:
     outgoing: Outgoing
-    encoded: Encoded
+    content: bytes  # its properties, encoded
     done: Done
     tries: int
     number: int = 0  # where it stands among all
@@ -71,7 +71,7 @@ class Publisher:
 
     def publish(self, outgoing: Outgoing, done: Done, tries: int) -> None:
         """From any thread; raises ``DeliveryError`` for what cannot be sent."""
-        self._handed_over.append(_Item(outgoing, Encoded(outgoing), done, tries))
+        self._handed_over.append(_Item(outgoing, encoded(outgoing), done, tries))
         if self._gone:
             self.give_up()
         elif not self._gathering:
@@ -158,13 +158,13 @@ class Publisher:
             if self._direct:
                 follow(self._send_directly(channel, item), lambda _: None, self._failed)
             else:
-                channel.publish(item.outgoing, item.encoded, mandatory=True)
+                channel.publish(item.outgoing, item.content, mandatory=True)
 
     @staticmethod
     def _send_directly(channel: Channel, item: _Item) -> Steps:
         """A direct reply counts as routed nowhere (https://www.rabbitmq.com/docs/direct-reply-to): ask who is there."""
         yield channel.declare(Queue(item.outgoing.routing_key, {}), passive=True)
-        channel.publish(item.outgoing, item.encoded, mandatory=False)
+        channel.publish(item.outgoing, item.content, mandatory=False)
 
     def _may_send(self) -> bool:
         most = 1 if self._suspects or self._direct else MOST_MESSAGES

@@ -164,12 +164,12 @@ class Channel:
         self._connection.confirmers[self._channel.channel_number] = acked
         return self._step(lambda done: self._channel.confirm_delivery(guarded(answered), callback=done))
 
-    def publish(self, outgoing: Outgoing, encoded: codec.Encoded, *, mandatory: bool) -> None:
+    def publish(self, outgoing: Outgoing, content: bytes, *, mandatory: bool) -> None:
         """Send a message; ``mandatory``: it is returned if no queue takes it. Raises ``Lost``."""
         if not self._channel.is_open:
             raise Lost("the channel is closed")
         try:
-            self._connection.publish(self._channel.channel_number, outgoing, encoded, mandatory=mandatory)
+            self._connection.publish(self._channel.channel_number, outgoing, content, mandatory=mandatory)
         except exceptions.AMQPError as error:
             raise translated(error) from error
 

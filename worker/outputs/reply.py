@@ -86,8 +86,13 @@ def _of_one(outcome: Outcome) -> Reply:
         return Reply("rejected", JSON, exact_json.dumps({"error": outcome.error, "detail": outcome.detail}))
     if outcome.results == b"[]":
         return Reply("skipped", JSON, b"{}")
-    several = b"},{" in outcome.results and exact_json.length(outcome.results) > 1  # a glance spares most the count
-    return Reply("result", JSON, outcome.results if several else outcome.results[1:-1])
+    return Reply("result", JSON, outcome.results if _are_several(outcome.results) else outcome.results[1:-1])
+
+
+def _are_several(results: bytes) -> bool:
+    """Whether there is more than one object in the array; a glance or two spare most of them the count."""
+    ends_at_once = results.find(b"}") == len(results) - 2
+    return not ends_at_once and b"},{" in results and exact_json.length(results) > 1
 
 
 class ArrayReply(_Part):

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from worker import log
@@ -73,19 +74,22 @@ class Answering:
                 self._ack(request, message)
 
     def _reply(self, request: Request, message: Message, reply: Reply, to: str, *, restored: bool = False) -> None:
-        def not_taken(how: Sent) -> None:
-            fallback = request.consumed.job.reply_queue
-            if how is Sent.RETURNED and to == fallback and not restored:
-                self._restore(request, lambda: self._reply(request, message, reply, to, restored=True))
-            elif how is Sent.RETURNED and fallback and to != fallback:
-                self._reply(request, message, reply, fallback)
-            else:
-                self._not_answered(request, message, how)
-
+        not_taken = partial(self._reply_not_taken, request, message, reply, to, restored)
         try:
             self._publish(request, message, letters.reply(message, reply, to, request.reply_id), not_taken)
         except DeliveryError as error:
             self.bury(request, message, error, error.detail)
+
+    def _reply_not_taken(
+        self, request: Request, message: Message, reply: Reply, to: str, restored: bool, how: Sent
+    ) -> None:
+        fallback = request.consumed.job.reply_queue
+        if how is Sent.RETURNED and to == fallback and not restored:
+            self._restore(request, lambda: self._reply(request, message, reply, to, restored=True))
+        elif how is Sent.RETURNED and fallback and to != fallback:
+            self._reply(request, message, reply, fallback)
+        else:
+            self._not_answered(request, message, how)
 
     def _not_answered(self, request: Request, message: Message, sent: Sent) -> None:
         times = letters.header(message, letters.UNROUTABLE) + 1
@@ -155,21 +159,20 @@ class Answering:
     ) -> None:
         """Send what takes a message's place, and ack that once the broker has it."""
         self._publishing.append(request)
-
-        def sent(how: Sent) -> None:
-            try:
-                if how is Sent.CONFIRMED:
-                    self._ack(request, message)
-                elif how is not Sent.UNKNOWN:
-                    not_taken(how)
-            finally:
-                self._publishing.pop()
-
         try:
-            self._broker.publish(outgoing, sent)
+            self._broker.publish(outgoing, partial(self._sent, request, message, not_taken))
         except DeliveryError:
             self._publishing.pop()
             raise
+
+    def _sent(self, request: Request, message: Message, not_taken: Callable[[Sent], None], how: Sent) -> None:
+        try:
+            if how is Sent.CONFIRMED:
+                self._ack(request, message)
+            elif how is not Sent.UNKNOWN:
+                not_taken(how)
+        finally:
+            self._publishing.pop()
 
 
 def _unmoved(to: str, how: Sent) -> str:
