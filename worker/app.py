@@ -187,8 +187,8 @@ class App:
 
     def reload(self) -> None:
         """Read secrets, keys and certificates anew, as they were rotated; the settings stay as they are."""
-        self._connections.reload()
-        self._log.info("secrets read anew")
+        if self._connections.reload():
+            self._log.info("secrets read anew")
 
     def close(self) -> None:
         """Stop; returns when the rows under way are finished."""

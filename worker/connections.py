@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from worker import auth, backends
+from worker import auth, backends, log
 from worker.auth import Credential
 from worker.config import Settings
+from worker.errors import ConfigError
 from worker.ledger import Ledger
 from worker.sockets import Backend
 
@@ -21,17 +22,24 @@ class Connections:
     credentials: Mapping[str, Credential]
     backends: Mapping[str, Backend]
 
-    def reload(self) -> None:
-        """Read secrets, keys and certificates anew, as they were rotated."""
-        for credential in self.credentials.values():
-            credential.reload()
-        for backend in self.backends.values():
-            backend.reload()
+    def reload(self) -> bool:
+        """Read secrets, keys and certificates anew, as they were rotated; False where some cannot be: logged."""
+        auths = [_reloaded(f"auth.{name}", each) for name, each in self.credentials.items()]
+        return all(auths + [_reloaded(f"backends.{name}", each) for name, each in self.backends.items()])
 
     def cut_off(self) -> None:
         """End the calls that backends are being sent, and let none begin."""
         for backend in self.backends.values():
             backend.cut_off()
+
+
+def _reloaded(name: str, each: Credential | Backend) -> bool:
+    try:
+        each.reload()
+    except ConfigError as error:
+        log.get_logger().warning("not read anew, goes on as before", what=name, reason=error.detail)
+        return False
+    return True
 
 
 @contextmanager

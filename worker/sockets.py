@@ -65,7 +65,7 @@ class Backend(Protocol):
         """Whether it answers, asked anew, what it answered before; if not, it is down, and no row is to blame."""
 
     def reload(self) -> None:
-        """Read certificates and the like anew, as they were rotated."""
+        """Read certificates and the like anew, as they were rotated; raises ``ConfigError``, and goes on as before."""
 
     def cut_off(self) -> None:
         """End the calls that are being made, with ``Interrupted``, and let none begin; from any thread."""

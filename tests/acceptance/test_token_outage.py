@@ -84,10 +84,15 @@ def test_a_hangup_makes_a_running_worker_read_its_rotated_secret(project, sample
     secret = re.search(r'client_secret = "(.+)"', toml)[1]
     (project / "longshore.toml").write_text(toml.replace(f'"{secret}"', '{ file = "secret" }'))
     (project / "secret").write_text("an older one")
+    log = project / "run.log"
     with running(project) as process:
+        (project / "secret").unlink()
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "not read anew, goes on as before what=auth.hospital" in log.read_text())
+        assert "secrets read anew" not in log.read_text()
         (project / "secret").write_text(secret)
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "secrets read anew" in (project / "run.log").read_text())
+        wait_for(lambda: "secrets read anew" in log.read_text())
         drop(project, samples)
         wait_for(lambda: list((project / "outbox").glob("*.manifest.json")))
     assert sandbox.counts()["oauth"]["token"] == 1

@@ -15,7 +15,7 @@ from worker.auth.client import Client
 from worker.auth.failure import Failure, moment
 from worker.auth.store import SteadyStore, TokenStore
 from worker.auth.token import Token
-from worker.errors import Unauthorized, Unavailable
+from worker.errors import ConfigError, Unauthorized, Unavailable
 from worker.log import get_logger
 from worker.records import LONGEST_RETRY, Meter, TokenEntry
 
@@ -108,7 +108,7 @@ class TokenCache:
     def reload(self) -> None:
         """Read the client's secrets anew, and let the next request be sent at once if a failure held it off.
 
-        A token that an older secret got goes on until it ends.
+        A token that an older secret got goes on until it ends. Raises ``ConfigError`` if they cannot be read.
         """
         client = self._client.reread()
         with self._lock:
@@ -171,13 +171,19 @@ class TokenCache:
 
     def _renew(self, meter: Meter, early: bool) -> Held | Failure:
         found = self._obtain(self._client, meter, early)
-        if isinstance(found, Failure) and found.refused:
-            client = self._client.reread()
-            if client is not self._client:
-                log.info("trying the client's secrets as they read now", auth=client.name)
-                self._client = client
-                return self._obtain(client, meter, early)
+        if isinstance(found, Failure) and found.refused and self._has_other_secrets():
+            log.info("trying the client's secrets as they read now", auth=self._client.name)
+            return self._obtain(self._client, meter, early)
         return found
+
+    def _has_other_secrets(self) -> bool:
+        """Whether they read otherwise now, as they are then used."""
+        try:
+            before, self._client = self._client, self._client.reread()
+        except ConfigError as error:
+            log.warning("the client's secrets cannot be read again", auth=self._client.name, reason=error.detail)
+            return False
+        return self._client is not before
 
     def _obtain(self, client: Client, meter: Meter, early: bool) -> Held | Failure:
         while True:

@@ -14,7 +14,6 @@ from worker.auth.sealing import Seal, derive
 from worker.auth.token import Token
 from worker.auth.transport import Request, Send
 from worker.config import ClientCredentialsSettings
-from worker.errors import ConfigError
 from worker.log import get_logger
 from worker.records import Meter
 
@@ -59,12 +58,8 @@ class Client:
         return self._ask(url, last, meter)
 
     def reread(self) -> Client:
-        """The client with its proof as it reads now; this very one if that is the same, or cannot be read."""
-        try:
-            client = Client(self.name, self._settings, send=self._send, clock=self._clock)
-        except ConfigError as error:
-            log.warning("the client's secrets cannot be read again", auth=self.name, reason=error.detail)
-            return self
+        """The client with its proof as it reads now; this very one if that is the same. Raises ``ConfigError``."""
+        client = Client(self.name, self._settings, send=self._send, clock=self._clock)
         return self if client.key == self.key else client
 
     def _endpoint(self) -> Callable[[], str]:

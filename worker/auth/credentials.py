@@ -65,7 +65,7 @@ class Credential(Protocol):
         """A backend answered 401 to this ticket. True if a new ticket is worth one more try."""
 
     def reload(self) -> None:
-        """Read the secrets anew, as they were changed."""
+        """Read the secrets anew, as they were changed; raises ``ConfigError``, and goes on as before."""
 
     def check(self, meter: Meter) -> str:
         """A sentence for people about what this credential is good for; raises ``BackendError``."""

@@ -23,7 +23,7 @@ from worker.backends.prepare import prepare
 from worker.backends.route import Route
 from worker.backends.transport import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
-from worker.errors import BackendError, ConfigError, Interrupted, LeftAlone, Refused, Stopping, Unavailable
+from worker.errors import BackendError, Interrupted, LeftAlone, Refused, Stopping, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -121,12 +121,11 @@ class Http:
         return True
 
     def reload(self) -> None:
-        """Read certificates, key and proxy anew; where they are other ones, connections are made anew, too."""
-        try:
-            route = self._read_route()
-        except ConfigError as error:
-            log.warning("the backend's files cannot be read again", backend=self.name, reason=error.detail)
-            return
+        """Read certificates, key and proxy anew; where they are other ones, connections are made anew, too.
+
+        Raises ``ConfigError`` if they cannot be read.
+        """
+        route = self._read_route()
         if route != self._route:
             before, self._transport, self._route = self._transport, self._connect(), route
             before.close()  # calls under way still come to their end
