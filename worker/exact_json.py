@@ -18,20 +18,29 @@ from pydantic import BaseModel
 _FOR_PROGRAMS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _FOR_PEOPLE = _FOR_PROGRAMS | orjson.OPT_INDENT_2
 _CONTAINERS = (dict, list)
+_SEVERAL = (list, tuple, set, frozenset)
 _EXACT = frozenset({str, int, bool, type(None)})  # what orjson gives only for what is no fraction
 # What a number with a fraction, an exponent or too many digits looks like; strings that do cost only a second look.
 _SUSPECT = re.compile(rb"[:\[,][\s-]*+\d++(?:[.eE]|(?<=\d{19}))")
 
+_LONG = re.compile(rb"\d{19}")  # as many digits as the shortest number has that needs more than 64 bits
+
 
 def _whole(digits: str) -> int | Decimal:
     number = int(digits)
-    return number if -(2**63) <= number < 2**64 else Decimal(digits)  # as orjson writes no longer int
+    return number if _fits(number) else Decimal(digits)
+
+
+def _fits(number: int) -> bool:
+    """Whether orjson writes it: in 64 bits."""
+    return -(2**63) <= number < 2**64
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+_as_python = json.JSONDecoder(parse_constant=_refuse)
 _exact = json.JSONDecoder(parse_float=Decimal, parse_int=_whole, parse_constant=_refuse)
 _decode_exactly = _exact.decode
 
@@ -61,6 +70,15 @@ def loads(text: bytes | str) -> Any:
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def loads_as_python(data: bytes) -> Any:
+    """Parse JSON into what Python's own parser makes of it: fractions are floats, and a whole number keeps its digits.
+
+    Raises ``ValueError``. orjson alone makes a float of a whole number that needs more than 64 bits.
+    """
+    parsed = orjson.loads(data)
+    return _as_python.decode(data.decode()) if _LONG.search(data) and _holds_a_fraction(parsed) else parsed
 
 
 def fault(text: bytes) -> str:
@@ -120,16 +138,38 @@ class NoJson(TypeError):
 def dumps(value: Any, *, indent: bool = False) -> bytes:
     """JSON as UTF-8 bytes, on one line unless indented for people; raises ``NoJson`` for what has no JSON form.
 
-    Decimals are written as they are, times as ISO 8601, pydantic and FHIR models as their JSON. NaN and infinity have
-    no JSON form (RFC 8259 section 6).
+    Decimals and whole numbers keep all their digits; times are written as ISO 8601, pydantic and FHIR models as their
+    JSON. NaN and infinity have no JSON form (RFC 8259 section 6).
     """
     try:
         text = orjson.dumps(value, _plain, _FOR_PEOPLE if indent else _FOR_PROGRAMS)
-    except TypeError as unfit:
-        raise NoJson(str(unfit)) from unfit
+    except TypeError:
+        text = _dumps_long(value, _FOR_PEOPLE if indent else _FOR_PROGRAMS)
     if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more
         _refuse_nan([value])
     return text
+
+
+def _dumps_long(value: Any, options: int) -> bytes:
+    """What orjson did not write, once more, if it was for a whole number of more than 64 bits."""
+    try:
+        return orjson.dumps(_with_long_decimals(value), _plain, options)
+    except (TypeError, RecursionError) as unfit:
+        raise NoJson(str(unfit)) from unfit
+
+
+def _with_long_decimals(value: Any) -> Any:
+    if type(value) is int:
+        return value if _fits(value) else Decimal(value)
+    if type(value) in _SEVERAL:
+        return type(value)(map(_with_long_decimals, value))
+    if isinstance(value, Enum):
+        return _with_long_decimals(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, BaseModel | Mapping):
+        return {key: _with_long_decimals(each) for key, each in _plain(value).items()}
+    return value
 
 
 def _has_no_float(value: Any) -> bool:

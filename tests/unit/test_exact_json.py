@@ -1,3 +1,4 @@
+import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -28,6 +29,11 @@ class Measured(BaseModel):
 @dataclass
 class Reading:
     value: float
+
+
+@dataclass
+class Counted:
+    value: int
 
 
 class Several(list):
@@ -106,6 +112,9 @@ def test_json_that_is_nested_too_deeply_is_refused_in_order(inside, depth):
         ({1: "a"}, b'{"1":"a"}'),
         (np.int64(7), b"7"),
         ("two\nlines", b'"two\\nlines"'),
+        (2**64, b"18446744073709551616"),
+        ({"id": -(10**40), "price": Decimal("1.10")}, b'{"id":-1' + b"0" * 40 + b',"price":1.10}'),
+        (View({"a": [(2**70, {2**70}, Counted(2**70))]}), b'{"a":[[%d,[%d],{"value":%d}]]}' % ((2**70,) * 3)),
     ],
 )
 def test_what_jobs_return_has_a_json_form(value, text):
@@ -156,20 +165,37 @@ def test_a_null_beside_other_values_is_a_null(value):
     assert b"null" in exact_json.dumps(value)
 
 
-@pytest.mark.parametrize("value", [object(), Decimal("NaN"), Decimal("-Infinity"), {"a": {1, "b"}}, 2**64])
+@pytest.mark.parametrize("value", [object(), Decimal("NaN"), Decimal("-Infinity"), {"a": {1, "b"}}, Counted])
 def test_what_has_no_json_form_is_a_type_error(value):
     with pytest.raises(TypeError):
         exact_json.dumps(value)
 
 
+def test_what_holds_itself_has_no_json_form():
+    ring = [2**64]
+    ring.append(ring)
+    with pytest.raises(exact_json.NoJson):
+        exact_json.dumps(ring)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"id":123456789012345678901234567890,"price":1.10}', {"id": 123456789012345678901234567890, "price": 1.1}),
+        (b"[-9223372036854775809,18446744073709551615,7]", [-9223372036854775809, 18446744073709551615, 7]),
+        (b'[0.1234567890123456789,"1234567890123456789",1e30]', [0.1234567890123456789, "1234567890123456789", 1e30]),
+    ],
+)
+def test_json_is_read_as_python_does_it_with_all_digits_of_a_whole_number(text, value):
+    read = exact_json.loads_as_python(text)
+    assert read == value
+    assert read == json.loads(text)
+
+
 @settings(max_examples=30)
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(-(2**63), 2**64 - 1)
-        | st.text()
-        | st.decimals(allow_nan=False, allow_infinity=False),
+        st.none() | st.booleans() | st.integers() | st.text() | st.decimals(allow_nan=False, allow_infinity=False),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=10,
     )

@@ -20,6 +20,19 @@ def test_an_empty_answer_is_none():
     assert billing.at().get("plans/1") is None
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_long_number_keeps_its_digits(shared):
+    billing = opened([answer(b'{"account":123456789012345678901234567890,"balance":1.5}')])
+    account = billing.at().get("/accounts/1", shared=shared)
+    assert account == {"account": 123456789012345678901234567890, "balance": 1.5}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_byte_order_mark_before_the_json_is_passed_over(shared):
+    billing = opened([answer(b'\xef\xbb\xbf{"name":"gold"}')])
+    assert billing.at().get("/plans/1", shared=shared) == {"name": "gold"}
+
+
 def test_a_post_carries_the_rows_idempotency_key_and_json():
     billing = opened([answer({}, 201), answer({}, 201)])
     job = billing.at(line=9)

@@ -58,8 +58,8 @@ def check(backend: str, response: requests.Response) -> None:
 
 
 def plain_json(backend: str, response: requests.Response) -> Any:
-    """The answer's JSON, numbers as floats; None for an empty one. Raises ``BackendError`` for what is not JSON."""
-    return _parsed(backend, response, orjson.loads)
+    """The answer's JSON, fractions as floats; None for an empty one. Raises ``BackendError`` for what is not JSON."""
+    return _parsed(backend, response, exact_json.loads_as_python)
 
 
 def resource(backend: str, response: requests.Response) -> Any:

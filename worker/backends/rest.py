@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import orjson
 import requests
 
 from worker import exact_json
@@ -48,7 +48,7 @@ class Rest:
             return self._caller(call, plain_json)
         question = Question.of(path, _fixed(params), headers)
         answer = self._shared.get(question, lambda: self._caller(call, _checked_bytes))
-        return orjson.loads(answer) if answer else None
+        return exact_json.loads_as_python(answer) if answer else None
 
     def post(self, path: str, json: Any = None, params: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """Send JSON to ``path``."""
@@ -165,4 +165,4 @@ def _fixed(params: Any) -> Hashable:
 def _checked_bytes(backend: str, response: requests.Response) -> bytes:
     """A JSON answer as it came: no two rows share one dict."""
     plain_json(backend, response)
-    return response.content
+    return response.content.removeprefix(BOM_UTF8)
