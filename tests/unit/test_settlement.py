@@ -8,6 +8,7 @@ from file_worker import CSV, Clock, Crash, FileWorker, another_file_system, rows
 
 from worker import files
 from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Reject, Stopping, Unauthorized, Unavailable
+from worker.records import EXPORTS
 from worker.triggers import endings
 
 OTHER = b"id\n1\n"
@@ -72,6 +73,15 @@ def test_an_unusable_deliverys_file_goes_to_failed_beside_the_reason(worker, clo
         "failed",
         "its header names 'id' more than once",
     )
+
+
+def test_a_failed_delivery_keeps_its_outcomes_for_a_retry_and_nothing_that_was_exported_for_it(worker):
+    delivery = worker.claim()
+    for name in ("part", f"{EXPORTS}/ehr-1/0.ndjson"):
+        (delivery.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (delivery.folder / name).write_text("records")
+    delivery.settle(Unauthorized("billing", "the token lacks the scope billing.read", 403))
+    assert [path.name for path in delivery.folder.iterdir()] == ["part"]
 
 
 def test_one_that_may_not_be_done_fails(worker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from worker import exact_json, files
-from worker.records import Entry
+from worker.records import EXPORTS, Entry
 
 
 class Ending(Protocol):
@@ -55,7 +56,8 @@ class FileEnding:
         self._folders = folders
 
     def put_away(self, entry: Entry, guard: Callable[[], None]) -> Path | None:
-        """Move the source. A failed delivery keeps its part file for a retry.
+        """Move the source. A failed delivery keeps its part file for a retry, and nothing that was exported for it:
+        that is large, full of records, and can be asked for again.
 
         A copy to another file system may take long: it has a hidden name of its owner's own, which the next owner
         removes, and nobody gives it its name who has lost the delivery meanwhile.
@@ -64,6 +66,7 @@ class FileEnding:
         source = self._folders.input(entry)
         if entry.state == "failed":
             self._to_failed(entry, source, guard)
+            shutil.rmtree(self._folders.of(entry) / EXPORTS, ignore_errors=True)
             return None
         if entry.trigger != "inbox":
             source.unlink(missing_ok=True)
