@@ -14,6 +14,7 @@ from worker import exact_json, log, tables
 from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import Job
 from worker.errors import DeliveryError, Interrupted, NoResult, Refused, Reject, ServerFault, WorkerError
+from worker.fhirpath import Columns
 from worker.forks import end, forks
 from worker.records import Chunk, Delivery, Outcome, Row, nothing
 
@@ -31,31 +32,46 @@ class Execution:
     Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``, also in
     place of the ``Interrupted`` that only a job gets to see. Anything else that it raises is a bug, if it is of
     ``bugs``: asyncio's cancellation is no ``Exception``, nor is a panic of a library written in Rust.
+
+    ``is_done`` says of a row, by its index, whether its outcome is known from an earlier attempt.
     """
 
-    __slots__ = ("_bugs", "_columns", "_context", "_forks", "_job", "_kinds_of_bugs")
+    __slots__ = ("_bugs", "_context", "_encode", "_forks", "_is_done", "_job", "_kinds_of_bugs")
 
-    def __init__(self, job: Job[..., Any], context: DeliveryContext, *, bugs: Bugs = (BaseException,)) -> None:
+    def __init__(
+        self,
+        job: Job[..., Any],
+        context: DeliveryContext,
+        is_done: Callable[[int], bool] = lambda _: False,
+        *,
+        bugs: Bugs = (BaseException,),
+    ) -> None:
         self._job = job
+        self._is_done = is_done
         self._forks = forks.count
         self._kinds_of_bugs = bugs
-        self._columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
+        columns = {name: job.paths[name] for name in job.columns or ()} if job.paths else None
+        self._encode = _encode if columns is None else partial(_encode_columns, columns)
         self._context = context
         self._bugs: dict[str, object] = {}
 
-    def units(self, chunk: Chunk, is_done: Callable[[int], bool]) -> Sequence[Unit]:
+    def units(self, chunk: Chunk) -> Sequence[Unit]:
         """What of a chunk is still to be worked on, in pieces that are independent of each other."""
+        is_done = self._is_done
         if self._job.frame:
             return [] if all(map(is_done, range(chunk.start, chunk.start + chunk.size))) else [chunk]
         rows: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
         return [row for row in rows if not is_done(row.index)]
 
     def work(self, unit: Unit) -> list[Outcome]:
-        """The outcomes of a unit."""
+        """The outcomes of a unit that are not known yet."""
         with _interruptions:
             if isinstance(unit, Row):
                 return [self.row(unit)]
-            return [*unit.wrong, *self.chunk(unit)] if isinstance(unit, Chunk) else [unit]
+            if isinstance(unit, Outcome):
+                return [unit]
+            outcomes = *unit.wrong, *self.chunk(unit)
+            return [outcome for outcome in outcomes if not self._is_done(outcome.index)]
 
     def source(self) -> Iterator[Mapping[str, Any]]:
         """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
@@ -144,13 +160,6 @@ class Execution:
             end(0, nothing)
         return returned
 
-    def _encode(self, returned: Any) -> bytes:
-        if self._columns is None:
-            return _encode(returned)
-        columns = self._columns.items()
-        results = _results(returned)
-        return _dumps([{name: value(result) for name, value in columns} for result in results])
-
     def _log_bug(self, bug: BaseException, line: int) -> str:
         """Log it, once for each place in the code, as one that every row meets is still one bug; say what is known."""
         where, said = log.location(bug), {"reason": str(bug)} if isinstance(bug, _TOLD) else {}
@@ -188,6 +197,11 @@ def _rejected(row: Row, error: str, detail: str) -> Outcome:
 def _encode(returned: Any) -> bytes:
     """A job's return value as a JSON array of objects; raises ``NoResult``, a bug, for what is neither."""
     return _dumps([returned] if type(returned) is dict else _results(returned))
+
+
+def _encode_columns(columns: Columns, returned: Any) -> bytes:
+    """The same of what the paths find in it."""
+    return _dumps([{name: value(result) for name, value in columns.items()} for result in _results(returned)])
 
 
 def _dumps(results: Sequence[Any]) -> bytes:

@@ -97,13 +97,12 @@ class Runner:
         state = State(partial(self._memory.load, job.name), delivery.state)
         context = DeliveryContext(delivery, self._backends, state, self._stop.part)
         delivery.hurry = context.hurry
-        execution = Execution(job, context)
+        execution = Execution(job, context, part.is_done)
         work, ask = partial(self._work_on, delivery, execution), partial(self._ask, delivery, execution)
         chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
-        units = (execution.units(chunk, part.is_done) for chunk in chunks)
-        held_up = delivery.meter.held_up
+        units, held_up = map(execution.units, chunks), delivery.meter.held_up
         for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=context.hurry):
-            outcomes = [outcome for some in done for outcome in some if not part.is_done(outcome.index)]
+            outcomes = [outcome for some in done for outcome in some]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
 

@@ -81,7 +81,7 @@ def run_job(
     execution = Execution(job, shared, bugs=_BUGS)
     outcomes: list[Outcome] = []
     for chunk in [_asked(execution)] if rows is None else delivery.read(reading):
-        done = map(execution.work, execution.units(chunk, lambda _: False))
+        done = map(execution.work, execution.units(chunk))
         outcomes += sorted(chain.from_iterable(done), key=lambda outcome: outcome.index)
     return Run(_fitting(outcomes, job, reading), delivery.meter.read()[0], dict(shared.state))
 

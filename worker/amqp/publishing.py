@@ -150,7 +150,8 @@ class Publisher:
                 self._send_to(self._channel)
 
     def _send_to(self, channel: Channel) -> None:
-        while self._waiting and self._may_send():
+        most = self._most
+        while self._waiting and len(self._sent) < most and self._bytes < MOST_BYTES:
             item = self._waiting.popleft()
             self._last += 1
             self._sent[self._last] = item
@@ -166,9 +167,12 @@ class Publisher:
         yield channel.declare(Queue(item.outgoing.routing_key, {}), passive=True)
         channel.publish(item.outgoing, item.content, mandatory=False)
 
-    def _may_send(self) -> bool:
-        most = 1 if self._suspects or self._direct else MOST_MESSAGES
-        return len(self._sent) < most and self._bytes < MOST_BYTES and not self._link.state.blocked
+    @property
+    def _most(self) -> int:
+        """How many messages may be on their way."""
+        if self._link.state.blocked:
+            return 0
+        return 1 if self._suspects or self._direct else MOST_MESSAGES
 
     def _confirmed(self, number: int, multiple: bool, taken: bool) -> None:
         self._backoff.reset()

@@ -164,7 +164,7 @@ class Queue:
         small: dict[str, list[Opening]] = {}
         for request in requests:
             opening = partial(self._open, request)
-            if request.deaths >= most(request):
+            if request.deaths and request.deaths >= most(request):
                 killed = DeliveryError(f"the worker died {request.deaths} times while it ran this; correct the job")
                 self._fail(request, None, killed)
             elif self._is_small(request):
@@ -191,10 +191,12 @@ class Queue:
         try:
             return request.open(self._work, partial(self._settle, request))
         except Exception as error:  # noqa: BLE001 - settle decides
-            self._settle(request, None, error)
+            self._settle(request, error)
             return None
 
-    def _settle(self, request: Request, delivery: Delivery | None, error: Exception | None) -> None:
+    def _settle(self, request: Request, error: Exception | None) -> None:
+        # Else the two would refer to each other, and wait for the garbage collector.
+        delivery, request.opened = request.opened, None
         if not (delivery and delivery.meter.used):
             self._desk.spare(request)
         if error is None:

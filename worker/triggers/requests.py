@@ -60,7 +60,8 @@ def new_id() -> str:
 class Request:
     """A message, ``message``, with those that came after it and ask for the same; all get the same answer.
 
-    ``key`` is its message id, or one that the worker has made up. ``sha256`` is of its body.
+    ``key`` is its message id, or one that the worker has made up. ``sha256`` is of its body. ``opened`` is the delivery
+    made of it, until that is settled.
     """
 
     consumed: Consumed
@@ -73,6 +74,7 @@ class Request:
     running: bool = False
     has_folder: bool = False
     others: list[Message] = field(default_factory=list)
+    opened: Delivery | None = None
     _calls_key: str = ""
     _claim: Claim | None = None
     _body: Body | None = None
@@ -150,7 +152,7 @@ class Request:
         rows, state = (delivery.counts.rows, delivery.state) if delivery else (0, {})
         return Note(self._claim or self.claim(), self.attempts, end, reply, error, detail, rows, state)
 
-    def open(self, work: Path, settle: Callable[[Delivery, Exception | None], None]) -> Delivery:
+    def open(self, work: Path, settle: Callable[[Exception | None], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
         message = self.message
         body = self.body.unfolded(self.consumed.max_unfolded)
@@ -161,11 +163,7 @@ class Request:
             folder = work / self.delivery
             files.private_folder(folder)
 
-        def end(error: Exception | None) -> None:
-            delivery.settle = _nothing_more  # or the two would refer to each other, and wait for the garbage collector
-            settle(delivery, error)
-
-        delivery = Delivery(
+        self.opened = Delivery(
             id=self.delivery,
             trigger="queue",
             source=message.queue,
@@ -175,12 +173,12 @@ class Request:
             started=datetime.now(UTC),
             read=body.read,
             guard=_nothing,
-            settle=end,
+            settle=settle,
             job=self.consumed.job.name,
             key=self.calls_key,
             faults=header(message, FAULTS),
         )
-        return delivery
+        return self.opened
 
     def clear(self, work: Path) -> None:
         """Remove what it left in the work folder, also in an earlier attempt."""
@@ -196,10 +194,6 @@ class Request:
             what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
             return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
         return None
-
-
-def _nothing_more(_error: Exception | None) -> None:
-    """It was settled."""
 
 
 def _nothing() -> None:
