@@ -34,7 +34,7 @@ from worker.triggers.claims import Claims
 
 PASSED_OVER = (".*", "~*", "*~", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*.lock", "*.lck")
 QUIET_SECONDS = 5.0  # between looks while nothing seems to happen
-GATHER_SECONDS = 0.05  # every piece of a file that is being copied makes an event; they share a look
+GATHER_SECONDS = 0.05  # between looks: every piece of a file that is being copied makes an event; they share one
 AT_A_LOOK = 1000  # files handed over before the next look: what waits to be gone on with gets its turn between
 
 logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # being stopped is an error to it; listen() sees others
@@ -286,9 +286,10 @@ class Events(FileSystemEventHandler):
         self._woken.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait for an event, so long at the most, and then a little for those that come with it."""
+        """Wait for an event, so long at the most, and a little longer if the last one was a moment ago."""
+        looked = time.monotonic()
         if self._woken.wait(seconds):
-            time.sleep(GATHER_SECONDS)
+            time.sleep(max(0.0, looked + GATHER_SECONDS - time.monotonic()))
         self._woken.clear()
 
     def close(self) -> None:
