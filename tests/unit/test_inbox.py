@@ -6,11 +6,12 @@ from queue import Empty, SimpleQueue
 
 import pytest
 from file_worker import CSV, Clock, FileWorker, rows, signed
+from watchdog.events import DirModifiedEvent, FileMovedEvent, FileOpenedEvent
 
 from worker.declare import job
 from worker.errors import Paused, Unavailable
 from worker.jobs import Jobs
-from worker.triggers.inbox import AT_A_LOOK, Inbox
+from worker.triggers.inbox import AT_A_LOOK, GATHER_SECONDS, Events, Inbox
 
 
 @pytest.fixture
@@ -364,3 +365,25 @@ def test_a_file_that_came_after_the_tick_waits_for_the_next_one(worker, evening)
     released["summary"] = late.stat().st_ctime - 0.000_001
     inbox.sweep()
     assert [path.name for path in worker.folders.inbox.iterdir()] == ["clients-2.csv"]
+
+
+@pytest.mark.parametrize(("since", "waited"), [(60 * GATHER_SECONDS, 0), (GATHER_SECONDS / 4, GATHER_SECONDS * 3 / 4)])
+def test_a_file_that_comes_after_a_while_is_looked_at_at_once_and_one_that_follows_shares_the_next_look(since, waited):
+    now, slept = iter([100.0, 100.0 + since]), []
+    events = Events(clock=lambda: next(now), sleep=slept.append)
+    events.on_any_event(FileMovedEvent("", "/inbox/a.csv"))
+    events.wait(10)
+    assert slept == [pytest.approx(waited)]
+    assert events.renamed() == {"a.csv"}
+
+
+@pytest.mark.parametrize(
+    "event", [FileOpenedEvent("/inbox/a.csv"), DirModifiedEvent("/inbox"), FileMovedEvent("/inbox/a.csv", "")]
+)
+def test_what_our_own_looks_and_claims_do_to_the_inbox_makes_no_look(event):
+    slept = []
+    events = Events(sleep=slept.append)
+    events.on_any_event(event)
+    events.wait(0)
+    assert slept == []
+    assert events.renamed() == set()

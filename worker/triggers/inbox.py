@@ -244,10 +244,20 @@ def _fault(entry: os.DirEntry[str], found: os.stat_result) -> str:
     return files.name_fault(entry.name)
 
 
+def _brings_nothing(event: FileSystemEvent) -> bool:
+    """Whether our own looks make it, or a file that leaves; what else changes a folder has an event of its own."""
+    kind = event.event_type
+    looked_at = kind in ("opened", "closed_no_write")
+    return looked_at or (kind == "modified" and event.is_directory) or (kind == "moved" and not event.dest_path)
+
+
 class Events(FileSystemEventHandler):
     """Wakes the one that waits, and remembers the names of files that were renamed into the folder."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
         self._renamed: SimpleQueue[str] = SimpleQueue()
         self._woken = threading.Event()
         self._observer: BaseObserver | None = None
@@ -256,7 +266,7 @@ class Events(FileSystemEventHandler):
         """Called by watchdog's thread."""
         if isinstance(event, FileMovedEvent) and event.dest_path:
             self._renamed.put(Path(os.fsdecode(event.dest_path)).name)
-        if event.event_type not in ("opened", "closed_no_write"):  # our own looks make these
+        if not _brings_nothing(event):
             self._woken.set()
 
     def listen(self, folder: Path) -> str:
@@ -287,9 +297,9 @@ class Events(FileSystemEventHandler):
 
     def wait(self, seconds: float) -> None:
         """Wait for an event, so long at the most, and a little longer if the last one was a moment ago."""
-        looked = time.monotonic()
+        looked = self._clock()
         if self._woken.wait(seconds):
-            time.sleep(max(0.0, looked + GATHER_SECONDS - time.monotonic()))
+            self._sleep(max(0.0, looked + GATHER_SECONDS - self._clock()))
         self._woken.clear()
 
     def close(self) -> None:
