@@ -49,6 +49,20 @@ def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
     assert capsys.readouterr().out.endswith(f"{deliveries} done, 0 failed{said}\n")
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ({"ended": "02:09"}, "02:00 to 02:09 on host.7: 3 rows done\n"),
+        ({"ended": "02:09", "error": "it is no CSV"}, "02:00 to 02:09 on host.7: 3 rows done; it is no CSV\n"),
+        ({"ended": None}, "02:00 without an end: it runs, or its worker died on host.7\n"),
+    ],
+)
+def test_an_attempt_is_shown_with_its_worker_and_how_it_ended(capsys, end, said):
+    attempt = {"attempt": 1, "worker": "host.7", "started": "02:00", "rows_done": 3, "error": "", **end}
+    screens.show({"manifest": None, "history": [attempt]}, "outbox")
+    assert capsys.readouterr().out.endswith(said)
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(22.6, "left alone for 23 s more"), (0.3, "asked again just now")])
 def test_a_status_says_which_backends_are_left_alone_by_whom_and_why(capsys, seconds, said):
     pause = {"backend": "billing", "state": "down", "seconds": seconds, "reason": "answered 503", "worker": "host.7"}

@@ -155,8 +155,9 @@ def show(found: Mapping[str, Any], outbox: str) -> None:
         say(f"{'output':<18}{outbox}/{output['name']} ({output['rows']:,} rows)")
     for attempt in found["history"]:
         over = f"to {attempt['ended']}" if attempt["ended"] else "without an end: it runs, or its worker died"
-        what = f"{attempt['rows_done']:,} rows done. {attempt['error']}" if attempt["ended"] else ""
-        say(f"{'attempt':<10}{attempt['attempt']:<8}{attempt['started']} {over} on {attempt['worker']} {what}".rstrip())
+        done = f": {attempt['rows_done']:,} rows done" if attempt["ended"] else ""
+        why = f"; {attempt['error']}" if attempt["error"] else ""
+        say(f"{'attempt':<10}{attempt['attempt']:<8}{attempt['started']} {over} on {attempt['worker']}{done}{why}")
 
 
 def jobs(found: Iterable[Mapping[str, Any]]) -> None:
