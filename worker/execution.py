@@ -111,7 +111,7 @@ class Execution:
         """Run the job on a row."""
         try:
             returned = self._call(self._job.function, self._job.bind(row), self._context.at(row.line))
-            return Outcome(row.index, row.line, self._encode(returned), row=row)
+            return Outcome(row.index, row.line, self._encode(returned), "", "", row)
         except Reject as reject:
             return Outcome(row.index, row.line, error=type(reject).__name__, detail=reject.detail, row=row)
         except ServerFault as fault:

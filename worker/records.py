@@ -308,13 +308,13 @@ class Delivery:
     guard: Callable[[], None]
     settle: Callable[[Exception | None], None]
     job: str = ""
+    key: str = ""
+    faults: int = 0
     meter: Meter = field(default_factory=Meter)
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)
     lost: bool = False
     hurry: Callable[[], None] = nothing
-    faults: int = 0
-    key: str = ""
     reply: Reply | None = None
     columns: tuple[str, ...] = ()
     question: int = 0

@@ -78,13 +78,13 @@ class Outgoing:
     routing_key: str
     body: bytes = field(repr=False)
     message_id: str
-    exchange: str = ""
     correlation_id: str = ""
-    reply_to: str = ""
     content_type: str = ""
-    content_encoding: str = ""
     type: str = ""
     headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    reply_to: str = ""
+    content_encoding: str = ""
+    exchange: str = ""
     expiration: float | None = None
 
 

@@ -100,7 +100,7 @@ class Body:
             raise _not_json(self.data) from None
         if not isinstance(value, dict):
             raise DeliveryError("its body is a single JSON value; send a JSON object, or a JSON array of them")
-        row = Row(value, index=0, line=1)
+        row = Row(value, 0, 1)
         return Chunk(0, tuple(row), [row], [], partial(tables.frame_of, [row]))
 
     def _array(self, reading: Reading) -> Iterator[Chunk]:

@@ -48,15 +48,8 @@ def header(message: Message, name: str) -> int:
 
 def reply(message: Message, found: Reply, to: str, message_id: str) -> Outgoing:
     """What the asker is told; doubles of it have the same ``message_id``."""
-    return Outgoing(
-        to,
-        found.body,
-        message_id,
-        correlation_id=message.correlation_id or message.message_id,
-        content_type=found.content_type,
-        type=found.type,
-        headers=found.headers,
-    )
+    correlation_id = message.correlation_id or message.message_id
+    return Outgoing(to, found.body, message_id, correlation_id, found.content_type, found.type, found.headers)
 
 
 class Again:

@@ -163,20 +163,20 @@ class Request:
             folder = work / self.delivery
             files.private_folder(folder)
 
-        self.opened = Delivery(
-            id=self.delivery,
-            trigger="queue",
-            source=message.queue,
-            input=Input("", self.sha256, len(message.body), form),
-            folder=folder,
-            attempts=self.attempts,
-            started=datetime.now(UTC),
-            read=body.read,
-            guard=_nothing,
-            settle=settle,
-            job=self.consumed.job.name,
-            key=self.calls_key,
-            faults=header(message, FAULTS),
+        self.opened = Delivery(  # by position, which takes half the time
+            self.delivery,
+            "queue",
+            message.queue,
+            Input("", self.sha256, len(message.body), form),
+            folder,
+            self.attempts,
+            datetime.now(UTC),
+            body.read,
+            _nothing,
+            settle,
+            self.consumed.job.name,
+            self.calls_key,
+            header(message, FAULTS),
         )
         return self.opened
 
