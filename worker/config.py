@@ -47,6 +47,7 @@ __all__ = [
     "Settings",
     "WorkerSettings",
     "load",
+    "load_jobs",
     "mistakes",
     "nearest",
 ]
@@ -144,6 +145,21 @@ def load_worker(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     return reading.settings({name: table for name, table in tree.items() if name == _WORKER})
 
 
+def load_jobs(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Mapping[str, JobSettings]:
+    """The tables of ``[jobs.NAME]`` that have no mistake, whatever is wrong with the rest; none of a file without TOML.
+
+    For who wants to tell the jobs' mistakes beside those of the settings, and none that there are not.
+    """
+    file = path or Path("longshore.toml")
+    reading = _Reading(file, environ)
+    try:
+        tree = _parse(file)
+    except ConfigError:
+        return {}
+    reading.override(tree)
+    return reading.jobs(tree)
+
+
 def mistakes(model: type[BaseModel], values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Key and sentence for each value, given by Python code, that does not fit its place in a table.
 
@@ -211,15 +227,22 @@ class _Reading:
         for section in sorted(tree.keys() - _SECTIONS):
             self._complain((section,), f"unknown key{nearest(section, _SECTIONS)}")
         auths = self._tables(tree, "auth")
-        place = Place(self._file.parent.absolute(), self._environ, str(self._file), auths=frozenset(auths))
+        place = self._place(frozenset(auths))
         worker = self._read(WorkerSettings, tree.get("worker", {}), ("worker",), place)
         amqp = self._read(AmqpSettings, tree["amqp"], ("amqp",), place) if "amqp" in tree else None
         auth = self._read_named(get_args(AuthSettings), auths, "auth", place, usual="client_credentials")
         backends = self._read_named(get_args(BackendSettings), self._tables(tree, "backends"), "backends", place)
-        jobs = self._read_named((JobSettings,), self._tables(tree, "jobs"), "jobs", place)
+        jobs = self.jobs(tree)
         if worker is None or self._problems:
             raise ConfigError(self._problems)
         return Settings(self._file.absolute(), worker, auth, backends, amqp, jobs)
+
+    def jobs(self, tree: Mapping[str, Any]) -> Mapping[str, JobSettings]:
+        """Those that have no mistake."""
+        return self._read_named((JobSettings,), self._tables(tree, "jobs"), "jobs", self._place())
+
+    def _place(self, auths: frozenset[str] | None = None) -> Place:
+        return Place(self._file.parent.absolute(), self._environ, str(self._file), auths=auths)
 
     def _tables(self, tree: Mapping[str, Any], section: str) -> dict[str, Any]:
         tables = tree.get(section, {})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from worker import cron
+from worker import cron, declare
 from worker.config import JobSettings, mistakes, nearest
 from worker.declare import Job, collected
 from worker.errors import ConfigError, DeliveryError, Problem
@@ -136,7 +136,18 @@ def _import_problem(file: Path, error: BaseException) -> Problem:
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return Problem(str(file), f"line {error.lineno}", f"{type(error).__name__}: {error.msg}")
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return Problem(str(file), f"line {lines[-1]}" if lines else "", f"{type(error).__name__}: {error}")
+    return Problem(str(file), f"line {lines[-1]}" if lines else "", f"{type(error).__name__}: {error}{_hint(error)}")
+
+
+def _hint(error: BaseException) -> str:
+    """What to write instead of an ``@job`` that Python itself refused to call."""
+    if not isinstance(error, TypeError):
+        return ""
+    if unknown := re.fullmatch(r"job\(\) got an unexpected keyword argument '(\w+)'", str(error)):
+        return nearest(unknown[1], inspect.signature(declare.job).parameters)
+    if str(error).startswith("job() takes 0 positional arguments"):
+        return '; write its arguments with their names, as in @job(files="clients*.csv"), and @job() if there are none'
+    return ""
 
 
 def _why_empty(folder: Path) -> str:

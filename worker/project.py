@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ class Project:
         except ConfigError as error:
             problems += error.problems
             folder = (path or Path("longshore.toml")).resolve().parent / "jobs"
-            overrides: Mapping[str, config.JobSettings] = {}
+            overrides = config.load_jobs(path)
         else:
             folder, overrides = settings.jobs_folder, settings.jobs
         try:

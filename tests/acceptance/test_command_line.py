@@ -117,6 +117,25 @@ def test_every_mistake_in_the_configuration_has_its_own_line(longshore, project)
     assert "did you mean 'threads'?" in done.stderr
 
 
+def test_mistakes_of_the_jobs_stand_beside_those_of_the_settings_and_none_is_made_up(longshore, project):
+    (project / "longshore.toml").write_text(
+        '[worker]\nthreds = 3\n[jobs.nightly]\nschedule = "0 2 * * *"\ntimezone = "Mars/Base"\n'
+        '[jobs.nightli]\nenabled = false\n[jobs.client_summary]\nmisfire = "never"\n'
+    )
+    (project / "jobs" / "nightly.py").write_text(
+        "from worker import job\n@job(source=lambda ctx: [])\ndef nightly(row, ctx): return dict(row)\n"
+    )
+    done = longshore("check", "--json", cwd=project)
+    assert done.returncode == 2
+    found = [each["detail"] for each in json.loads(done.stdout)["checks"]]
+    assert [detail.partition("; ")[0] for detail in found] == [
+        "longshore.toml: worker.threds: unknown key",
+        "longshore.toml: jobs.client_summary.misfire: must be 'once', 'skip' or 'all'",
+        "[jobs.nightli]: there is no such job",
+        "[jobs.nightly]: timezone: 'Mars/Base' is unknown",
+    ]
+
+
 # process
 
 
@@ -605,6 +624,9 @@ def test_a_call_that_the_backend_refuses_exits_with_1_and_its_reason(longshore, 
 
 def test_a_new_project_works_against_a_sandbox(longshore, tmp_path, sandbox, monkeypatch):
     assert "longshore sandbox" in longshore("init", "new").stdout
+    folders = {"inbox", "outbox", "archive", "failed", "jobs", ".longshore"}
+    assert {path.name for path in (tmp_path / "new").iterdir() if path.is_dir()} == folders
+    assert (tmp_path / "new" / ".longshore" / "work").is_dir()
     assert sandbox_settings_of(tmp_path / "new") == Addresses(*DEFAULT_PORTS).settings_toml()
     monkeypatch.setenv("LONGSHORE_AUTH__HOSPITAL__TOKEN_URL", sandbox.token_url)
     monkeypatch.setenv("LONGSHORE_BACKENDS__BILLING__URL", sandbox.billing_url)

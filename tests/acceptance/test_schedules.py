@@ -243,6 +243,9 @@ def test_files_wait_for_the_tick_over_restarts(tmp_path: Path) -> None:
         time.sleep(1)
     assert [manifest["source"] for manifest in project.manifests] == ["early.csv"]
     assert [file.name for file in inbox.iterdir()] == ["late.csv"]
+    (told,) = json.loads(said(project, "jobs", "--json"))
+    assert (told["last_tick"] is None, told["last_delivery"]) == (False, None)
+    assert "left out" not in said(project, "jobs")
 
 
 def test_the_changes_of_the_sandbox_are_followed(tmp_path: Path) -> None:

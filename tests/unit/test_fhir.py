@@ -324,7 +324,7 @@ def test_an_entry_that_met_an_outage_or_a_fault_or_is_not_for_us_is_not_taken_fo
 
 def test_a_condition_of_a_transaction_that_does_not_hold_is_told():
     ehr = opened_fhir([answer(outcome("error", "conflict", diagnostics="matched 2"), 412)])
-    with pytest.raises(Refused, match="the condition of an entry does not hold: ehr: answered 412 matched 2"):
+    with pytest.raises(Refused, match="the condition of an entry does not hold: answered 412 matched 2"):
         ehr.at().transaction([creation("Patient", 1, ifNoneExist="identifier=x")])
 
 

@@ -181,6 +181,8 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         f=a_job("fine"),
         g="@job()\ndef f(row, ctx): yield {}\n",
         h="@job(columns='a,b')\ndef f(row, ctx): ...\n",
+        i="@job\ndef f(row, ctx): ...\n",
+        j="@job(file='a*')\ndef f(row, ctx): ...\n",
     )
     assert problems(folder, {"f": JobSettings()}) == [
         "a.py: line 2: ModuleNotFoundError: No module named 'surely_missing'",
@@ -191,6 +193,9 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         "import it outside `if TYPE_CHECKING`",
         "g.py: line 2: TypeError: a job returns its results, it does not yield them; return a list in f",
         'h.py: line 2: TypeError: columns are a list of names; write e.g. columns=["client_id", "plan"]',
+        "i.py: line 2: TypeError: job() takes 0 positional arguments but 1 was given; "
+        'write its arguments with their names, as in @job(files="clients*.csv"), and @job() if there are none',
+        "j.py: line 2: TypeError: job() got an unexpected keyword argument 'file'; did you mean 'files'?",
     ]
 
 

@@ -210,7 +210,7 @@ class Fhir:
             return written
         except Refused as error:
             if error.status == 412 or (error.status == _CONFLICT and "If-Match" in call.headers):
-                raise error.within(f"{conflict}: {error.backend}: ") from error
+                raise error.within(f"{conflict}: ") from error
             if error.status in (400, 422):
                 self._session.refuse_another_version()
             raise

@@ -159,11 +159,15 @@ def job(job: Job[..., Any], ledger: Ledger) -> dict[str, Any]:
 
 
 def _ticks(job: Job[..., Any], ledger: Ledger) -> dict[str, Any]:
-    """When the next tick comes and when the last one came; ``last_delivery`` is empty where that was left out."""
+    """When the next tick comes and when the last one came; ``last_delivery`` is empty where that was left out.
+
+    None where a tick makes no delivery of its own, but picks up files.
+    """
     from worker.triggers.schedule import Calendar
 
     if not job.schedule or not job.enabled:
         return {"next_tick": None, "last_tick": None, "last_delivery": None}
     time, delivery = max(ledger.schedules.ticks(job.name, limit=1).items(), default=(None, None))
+    made = None if job.files else delivery
     coming = Calendar(job.schedule, job.timezone).after(datetime.now(UTC))
-    return {"next_tick": stamp(coming), "last_tick": moment(time), "last_delivery": delivery}
+    return {"next_tick": stamp(coming), "last_tick": moment(time), "last_delivery": made}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from worker.errors import ConfigError, Problem
+from worker.files import private_folder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -51,6 +52,7 @@ def make_project(folder: Path, connections: str, jobs: tuple[str, ...]) -> Path:
     """
     for name in ("inbox", "outbox", "archive", "failed", "jobs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    private_folder(private_folder(folder / ".longshore") / "work")
     for name in jobs:
         shutil.copyfile(EXAMPLES / "jobs" / name, folder / "jobs" / name)
     settings = folder / "longshore.toml"

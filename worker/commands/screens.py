@@ -168,7 +168,7 @@ def jobs(found: Iterable[Mapping[str, Any]]) -> None:
 def _takes_and_does(job: Mapping[str, Any]) -> Iterator[str]:
     yield job["takes"]
     if job["next_tick"]:
-        left_out = "" if job["last_delivery"] else " (left out)"
+        left_out = " (left out)" if job["last_delivery"] == "" else ""
         last = f"; the last one was {job['last_tick']}{left_out}" if job["last_tick"] else ""
         yield f"next tick {job['next_tick']}{last}"
     yield job["doc"]
