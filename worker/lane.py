@@ -50,7 +50,7 @@ class Lane(Generic[Item]):
         return len(self._todo)
 
     @property
-    def quick(self) -> bool:
+    def enough(self) -> bool:
         """Whether one thread is enough: a second would fight for the interpreter's lock with it."""
         return self._pace < LANE_SECONDS
 

@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about this time
 SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
+MOST_CALLED = 64  # threads, at a tick
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
 
@@ -47,6 +48,8 @@ class _Stream(Generic[Item, Result]):
         self.finished: deque[Result] = deque()
         self.wake = threading.Event()
         self.active = 0
+        self.crowded = False  # whether some were held up: from then on, threads are called at ticks only
+        self.step = 1  # how many of them at the next one
         self.pace = SLICE_SECONDS  # seconds an item takes, a moving average
         self.error: BaseException | None = None
 
@@ -61,6 +64,8 @@ class _Stream(Generic[Item, Result]):
     def settle(self, chunk: _Chunk, done: int, rest: Sequence[Item], seconds: float) -> None:
         self.active -= 1
         chunk.unfinished -= done
+        if self.held_up:
+            self.crowded, self.step = True, 1
         self.pace += ((seconds / max(1, done)) - self.pace) / 8
         if rest and not self.error:
             self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
@@ -71,10 +76,17 @@ class _Stream(Generic[Item, Result]):
         self.error = self.error or error
         self.todo.clear()
 
+    def grow(self) -> int:
+        """How many threads to call at a tick: twice as many each time, until some are held up."""
+        step, self.step = self.step, min(MOST_CALLED, 2 * self.step)
+        return step if self.ready else 0
+
     @property
-    def quick(self) -> bool:
-        """Rows that only compute: a second thread would fight for the interpreter's lock with the first."""
-        return self.pace * SLICE_ITEMS < SLICE_SECONDS
+    def enough(self) -> bool:
+        """Whether those that are at it need no other: one more would be held up, or fight for the interpreter's lock
+        with one whose rows only compute.
+        """
+        return self.crowded or self.pace * SLICE_ITEMS < SLICE_SECONDS
 
     @property
     def ready(self) -> bool:
@@ -149,7 +161,7 @@ class Pool:
     def _call(self, lane: Lane[Any], urgent: bool) -> None:
         with self._lock:
             self._start_threads(lane.waiting)
-            if not lane.quick:
+            if not lane.enough:
                 self._wake(lane.waiting)
             elif urgent or not lane.active:  # else the one that is at it goes on with these
                 self._wake(1)
@@ -158,7 +170,7 @@ class Pool:
         with self._lock:
             stream.add(items)
             self._start_threads(len(stream.todo))
-            self._wake(1 if stream.quick else len(stream.todo))
+            self._wake(1 if stream.enough else len(stream.todo))
 
     def _collect(
         self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]], hurry: Callable[[], None]
@@ -180,9 +192,12 @@ class Pool:
                 hurry()
             if not fed and not over:
                 stream.wake.wait(TICK_SECONDS)
+            if stream.crowded:
+                with self._lock:
+                    self._wake(stream.grow())
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
                 yield results
-            elif stream.todo:  # a row that takes its time among quick ones: another thread goes on with the rest
+            elif stream.todo and not stream.crowded:  # one row takes its time among quick ones: on with the rest
                 with self._lock:
                     self._wake(1)
             if over:
@@ -226,7 +241,7 @@ class Pool:
                         work = partial(self._drain, stream)
                     else:
                         work = partial(self._work_off, stream, *stream.todo.popleft())
-                    if self._resting and stream.ready and not stream.quick:
+                    if self._resting and stream.ready and not stream.enough:
                         self._wake(1)
                     return work
                 self._rest(call)
@@ -250,7 +265,7 @@ class Pool:
         lane.work_off()
         with self._lock:
             lane.active -= 1
-            if lane.ready and not lane.quick:  # a further thread, beside this one
+            if lane.ready and not lane.enough:  # a further thread, beside this one
                 self._wake(1)
 
     def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:

@@ -224,6 +224,21 @@ def test_while_items_are_held_up_those_under_way_end_and_no_further_one_begins(o
     assert sorted(found) == list(range(100))
 
 
+def test_once_none_is_held_up_any_more_all_threads_are_at_work_again(opened):
+    pool, held_up, meeting = opened(4), [], threading.Barrier(4)
+
+    def work(item):
+        if item == 0:
+            held_up.append(item)
+            time.sleep(5 * TICK_SECONDS)
+            held_up.pop()
+        if item >= 50:
+            meeting.wait(SECONDS)
+        return item
+
+    assert sorted(chain(*pool.run(work, [range(50), range(50, 90)], held_up=held_up))) == list(range(90))
+
+
 def test_even_what_is_no_exception_ends_it(opened):
     def work(item):
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ without Python's lock, from its request until there is an answer.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -94,6 +95,8 @@ class Connection:
         except pycurl.error as error:
             raise self._translated(*error.args) from error
         self._number: int | None = self._curl.getinfo(pycurl.ACTIVESOCKET)
+        self._poll = select.poll()
+        self._poll.register(self._number, select.POLLIN)
         self._patience = 0.0
 
     def _connect(self, seconds: float | None) -> None:
@@ -120,14 +123,7 @@ class Connection:
         idle = time.monotonic() - self._ended
         if not _SHORTEST_IDLE < idle < _LONGEST_IDLE:
             return idle < _LONGEST_IDLE
-        try:
-            with self._socket() as borrowed:
-                borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return not self._poll.poll(0)
 
     @contextmanager
     def _socket(self) -> Iterator[socket.socket]:
