@@ -28,6 +28,10 @@ class Row(dict[str, Any]):
     def __missing__(self, column: str) -> Any:
         raise MissingColumn(column, self)
 
+    def __reduce__(self) -> tuple[type[Row], tuple[dict[str, Any], int, int]]:
+        """What ``copy`` and ``pickle`` make it anew from, as they would set its values one by one."""
+        return Row, (dict(self), self.index, self.line)
+
     def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Raise ``TypeError``: a row is what came in."""
         raise TypeError("a row is what came in; make a dict(row) to change it")

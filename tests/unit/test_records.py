@@ -1,3 +1,5 @@
+import copy
+import pickle
 import threading
 
 import pytest
@@ -39,6 +41,13 @@ def test_a_row_cannot_be_changed(change):
     with pytest.raises(TypeError, match="make a dict"):
         change(row)
     assert row == {"id": "7"}
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda row: pickle.loads(pickle.dumps(row))])
+def test_a_row_can_be_copied_and_sent_to_another_process(again):
+    row = Row({"id": "7", "tags": ["a"]}, index=3, line=5)
+    other = again(row)
+    assert (type(other), other, other.index, other.line) == (Row, row, 3, 5)
 
 
 def test_a_chunk_covers_its_good_and_its_wrong_rows():
