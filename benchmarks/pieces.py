@@ -28,7 +28,7 @@ from worker.backends.limits import Limits
 from worker.backends.lookups import Lookups
 from worker.backends.prepare import prepare
 from worker.config import RestSettings
-from worker.context import DeliveryContext, State
+from worker.context import DeliveryContext
 from worker.declare import job
 from worker.execution import Execution
 from worker.outputs.outbox import Outbox
@@ -80,7 +80,7 @@ def row_pieces(folder: Path) -> dict[str, float]:
     """From the file to the outbox."""
     source = write_rows(folder / "rows.csv", ROWS, 2000)
     made = delivery(folder / "work", source)
-    execution = Execution(echo, DeliveryContext(made, {}, State(dict, {}), threading.Event))
+    execution = Execution(echo, DeliveryContext(made, {}, lambda _: {}, threading.Event))
     rows = [row for chunk in tables.read(source, Reading()) for row in chunk.rows]
     outcomes = [execution.row(row) for row in rows]
     (folder / "outbox").mkdir()

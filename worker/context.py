@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 from worker import exact_json, log
@@ -62,21 +63,34 @@ class State(MutableMapping[str, Any]):
 class DeliveryContext:
     """What all rows of a delivery share: sessions with the backends, opened when first used, and the job's state.
 
-    ``stop`` makes what the delivery's waits are ended with.
+    ``load`` gives what a job remembers; ``stop`` makes what the delivery's waits are ended with.
     """
 
-    __slots__ = ("_backends", "_lock", "_make_stop", "_stop", "delivery", "sessions", "state")
+    __slots__ = ("_backends", "_load", "_lock", "_make_stop", "_state", "_stop", "delivery", "sessions")
 
     def __init__(
-        self, delivery: Delivery, backends: Mapping[str, Backend], state: State, stop: Callable[[], threading.Event]
+        self,
+        delivery: Delivery,
+        backends: Mapping[str, Backend],
+        load: Callable[[str], Mapping[str, Any]],
+        stop: Callable[[], threading.Event],
     ) -> None:
         self.delivery = delivery
-        self.state = state
+        self._load = load
+        self._state: State | None = None
         self._backends = backends
         self._make_stop = stop
         self._stop: threading.Event | None = None
         self.sessions: dict[tuple[str, str], Session] = {}  # those that are open, by kind and name
         self._lock = threading.Lock()
+
+    @property
+    def state(self) -> State:
+        """The job's memory, made when it is first asked for."""
+        with self._lock:
+            if self._state is None:
+                self._state = State(partial(self._load, self.delivery.job), self.delivery.state)
+            return self._state
 
     def open(self, kind: str, name: str) -> Session:
         """Open the delivery's session with a backend, once; raises ``DeliveryError`` where none such is configured."""

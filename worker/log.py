@@ -70,27 +70,27 @@ def get_logger() -> FilteringBoundLogger:
     return logger
 
 
-_context: ContextVar[dict[str, object]] = ContextVar("context", default={})  # noqa: B039 - never changed in place
+_context: ContextVar[dict[str, object]] = ContextVar("context", default={})  # noqa: B039 - the default never changes
 
 
 class bound:  # noqa: N801 - reads like a function, and is spared a generator at each delivery
-    """Add values to every event inside the ``with``; a new thread begins without them."""
+    """Add values to every event inside the ``with``; a new thread begins without them.
+
+    What it gives is called with values that are known only later.
+    """
 
     __slots__ = ("_before", "_values")
 
     def __init__(self, **values: object) -> None:
         self._values = values
 
-    def __enter__(self) -> None:
-        self._before = _context.set(_context.get() | self._values)
+    def __enter__(self) -> Callable[..., None]:
+        values = _context.get() | self._values
+        self._before = _context.set(values)
+        return values.update
 
     def __exit__(self, *_: object) -> None:
         _context.reset(self._before)
-
-
-def also(**values: object) -> None:
-    """Add values to every event in the rest of the innermost ``bound``."""
-    _context.set(_context.get() | values)
 
 
 def context() -> Mapping[str, object]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from worker import log
-from worker.context import DeliveryContext, State
+from worker.context import DeliveryContext
 from worker.declare import Job
 from worker.errors import LostLease, Stopping
 from worker.execution import Execution, Unit
@@ -69,11 +69,11 @@ class Runner:
 
     def run(self, delivery: Delivery) -> None:
         """Take a delivery to its end, whatever that is: the delivery is told, nothing is raised."""
-        with log.bound(delivery=delivery.id):
+        with log.bound(delivery=delivery.id) as also:
             error: Exception | None = None
             self._watcher.began(delivery)
             try:
-                self._work(delivery)
+                self._work(delivery, also)
             except Exception as raised:  # noqa: BLE001 - settle decides: failed, or put back
                 error = raised
             except BaseException as raised:  # noqa: BLE001 - a job raised what is no error at all
@@ -81,10 +81,10 @@ class Runner:
             delivery.settle(error)
             self._watcher.ended(delivery, error)
 
-    def _work(self, delivery: Delivery) -> None:
+    def _work(self, delivery: Delivery, also: Callable[..., None]) -> None:
         job = self._jobs.find(delivery.job, delivery.source)
         delivery.job = job.name
-        log.also(job=job.name)
+        also(job=job.name)
         with self._outputs[delivery.trigger].open(delivery, job) as part:
             if not part.committed:
                 try:
@@ -94,8 +94,7 @@ class Runner:
                 part.commit()
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
-        state = State(partial(self._memory.load, job.name), delivery.state)
-        context = DeliveryContext(delivery, self._backends, state, self._stop.part)
+        context = DeliveryContext(delivery, self._backends, self._memory.load, self._stop.part)
         delivery.hurry = context.hurry
         execution = Execution(job, context, part.is_done)
         work, ask = partial(self._work_on, delivery, execution), partial(self._ask, delivery, execution)

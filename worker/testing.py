@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from worker import exact_json, spill, tables
-from worker.context import Context, DeliveryContext, State
+from worker.context import Context, DeliveryContext
 from worker.declare import Job
 from worker.errors import Reject
 from worker.execution import Execution
@@ -147,7 +147,7 @@ def _shared(
 ) -> DeliveryContext:
     fakes = {**rest, **fhir}
     backends = {name: fake.backend(name) for name, fake in fakes.items()}
-    return DeliveryContext(delivery, backends, State(lambda: state, delivery.state), threading.Event)
+    return DeliveryContext(delivery, backends, lambda _: state, threading.Event)
 
 
 class _Scratch(type(Path())):  # type: ignore[misc] # the class of this system's paths

@@ -3,7 +3,7 @@ import threading
 import pytest
 from deliveries import DIGEST, delivery
 
-from worker.context import DeliveryContext, State
+from worker.context import DeliveryContext
 from worker.errors import DeliveryError
 from worker.records import RowKey
 
@@ -33,12 +33,16 @@ class Setting:
         self.kept = kept or {}
         self.stop = threading.Event()
         self.delivery = delivery(job="summary")
-        self.state = State(self.load, self.delivery.state)
         named = {backend.name: backend for backend in backends}
-        self.shared = DeliveryContext(self.delivery, named, self.state, lambda: self.stop)
+        self.shared = DeliveryContext(self.delivery, named, self.load, lambda: self.stop)
         self.context = self.shared.at(9)
 
-    def load(self):
+    @property
+    def state(self):
+        return self.shared.state
+
+    def load(self, job):
+        assert job == "summary"
         self.loads += 1
         return self.kept
 

@@ -16,7 +16,7 @@ from deliveries import delivery
 from pydantic import BaseModel
 
 from worker import forks, log
-from worker.context import DeliveryContext, State
+from worker.context import DeliveryContext
 from worker.declare import job
 from worker.errors import (
     DeliveryError,
@@ -40,9 +40,7 @@ class Client(BaseModel):
 
 
 def execution(declared):
-    made = delivery(job=declared.name)
-    state = State(dict, made.state)
-    return Execution(declared, DeliveryContext(made, {}, state, threading.Event))
+    return Execution(declared, DeliveryContext(delivery(job=declared.name), {}, lambda _: {}, threading.Event))
 
 
 def outcome_of(function, row=ROW):

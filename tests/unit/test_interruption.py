@@ -8,7 +8,7 @@ import pytest
 from deliveries import delivery
 from fake_backend import answer, opened, opened_fhir
 
-from worker.context import DeliveryContext, State
+from worker.context import DeliveryContext
 from worker.declare import job
 from worker.errors import DeliveryError, Paused, Reject, Stopping
 from worker.execution import Execution
@@ -76,7 +76,7 @@ class Setting:
             backends[made.backend.name] = made.backend
         declared = job(schedule="0 2 * * *", source=source)(function) if source else job(files="*.csv")(function)
         made = delivery(job=declared.name)
-        self.execution = Execution(declared, DeliveryContext(made, backends, State(dict, {}), lambda: self.stop))
+        self.execution = Execution(declared, DeliveryContext(made, backends, lambda _: {}, lambda: self.stop))
 
     def work(self, row=ROW):
         return self.execution.work(row)
@@ -108,11 +108,11 @@ def test_a_job_does_not_answer_for_what_it_could_not_remember():
         except:
             return {"since": None}
 
-    def away():
+    def away(_job):
         raise Paused("the ledger cannot be used")
 
     declared = job(files="*.csv")(forgets)
-    context = DeliveryContext(delivery(job=declared.name), {}, State(away, {}), threading.Event)
+    context = DeliveryContext(delivery(job=declared.name), {}, away, threading.Event)
     with pytest.raises(Paused, match="ledger"):
         Execution(declared, context).work(ROW)
 

@@ -52,6 +52,18 @@ def test_what_is_bound_comes_before_the_events_own_values_and_ends_with_its_bloc
     assert second.endswith("info  idle")
 
 
+def test_what_is_known_later_is_added_for_the_rest_of_the_block_and_no_longer(configure: Configure) -> None:
+    stream = configure()
+    with log.bound(worker="one"):
+        with log.bound(delivery="3f9a1c2b") as also:
+            also(job="client_summary")
+            log.get_logger().info("delivery taken")
+        log.get_logger().info("idle")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("delivery taken worker=one delivery=3f9a1c2b job=client_summary")
+    assert second.endswith("idle worker=one")
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [

@@ -7,7 +7,7 @@ import pytest
 from deliveries import delivery
 from fake_backend import answer, opened, opened_fhir, query
 
-from worker.context import MOST_FAULTS, DeliveryContext, State
+from worker.context import MOST_FAULTS, DeliveryContext
 from worker.declare import job
 from worker.errors import DeliveryError, LeftAlone, Refused, ServerFault, Unavailable
 from worker.execution import Execution
@@ -32,7 +32,7 @@ class Setting:
         self.billing = opened(self.answer, retries=0, **retries)
         made = delivery(job="ask", faults=faults)
         backends = {"billing": self.billing.backend}
-        self.execution = Execution(ask, DeliveryContext(made, backends, State(dict, {}), threading.Event))
+        self.execution = Execution(ask, DeliveryContext(made, backends, lambda _: {}, threading.Event))
 
     def answer(self, request):
         return self.fault if self.is_down or request.url.endswith("bad") else answer({})
@@ -159,7 +159,7 @@ def test_one_entry_of_a_batch_that_a_server_breaks_over_is_the_fault_of_its_row_
     for faults, rejected in ((MOST_FAULTS - 2, False), (MOST_FAULTS - 1, True)):
         ehr = opened_fhir(broken_over_bad, retries=0)
         made = delivery(job="look_up", faults=faults)
-        execution = Execution(look_up, DeliveryContext(made, {"ehr": ehr.backend}, State(dict, {}), threading.Event))
+        execution = Execution(look_up, DeliveryContext(made, {"ehr": ehr.backend}, lambda _: {}, threading.Event))
         assert not execution.row(GOOD).error
         if rejected:
             outcome = execution.row(BAD)
@@ -197,7 +197,7 @@ def test_what_a_backend_says_in_its_own_words_to_a_source_is_not_kept_in_the_led
     issue = {"severity": "error", "code": "processing", "diagnostics": "Novak is odd"}
     said = answer({"resourceType": "OperationOutcome", "issue": [issue]}, status=status)
     made = delivery(job="look_up", folder=tmp_path / "3f9a1c2b")
-    context = DeliveryContext(made, {"ehr": opened_fhir(lambda _: said).backend}, State(dict, {}), threading.Event)
+    context = DeliveryContext(made, {"ehr": opened_fhir(lambda _: said).backend}, lambda _: {}, threading.Event)
     asking = job(schedule="0 2 * * *", source=lambda ctx: ask_for(ctx.fhir["ehr"]))(lambda row, ctx: {})
     with pytest.raises(DeliveryError, match=f"was refused: ehr: .*answered {status} processing") as failed:
         list(Execution(asking, context).source())
