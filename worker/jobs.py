@@ -110,12 +110,16 @@ def _import_all(folder: Path) -> tuple[list[Job[..., Any]], list[Problem]]:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
+    """Its files as neighbours of each other, and as a test in the project's folder knows them: in ``jobs``."""
+    project = str(folder.parent)
     sys.path.insert(0, str(folder))
+    sys.path.append(project)
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        del sys.path[-1 - sys.path[::-1].index(project)]
 
 
 def _import(file: Path) -> None:

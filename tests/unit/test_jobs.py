@@ -154,6 +154,20 @@ def test_a_job_file_may_import_its_neighbours_while_it_is_loaded(folder):
     assert sys.path == path
 
 
+def test_a_job_file_may_import_what_jobs_share_as_its_test_imports_the_job(tmp_path, folder):
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    write(jobs, _prices_of_jobs="PRICES = 3\n", a="from jobs._prices_of_jobs import PRICES\n" + a_job("first"))
+    path = [*sys.path, str(tmp_path)]
+    sys.path.append(str(tmp_path))  # as it is where the worker is started by `python -m` in the project's folder
+    try:
+        assert list(load(jobs, {})) == ["first"]
+        assert sys.path == path
+    finally:
+        sys.path.pop()
+    assert list(load(jobs, {})) == ["first"]
+
+
 def test_a_job_file_may_be_named_like_a_library(folder):
     write(folder, requests=a_job("first"))
     import requests
