@@ -320,13 +320,20 @@ def test_one_that_could_not_be_opened_is_given_up(ledger, other):
     assert take(other, gone={"one"}) == []
 
 
-def test_one_that_cannot_be_put_away_keeps_its_end_and_is_tried_later(ledger, other, clock):
-    entry = finished(ledger)
-    ledger.hold(entry, detail="it is finished, but its file cannot be put away", hold_off=60)
-    assert take(other) == []
+def test_one_that_cannot_be_put_away_keeps_its_end_and_is_tried_later(ledger, clock):
+    ledger.hold(finished(ledger), detail="it is finished, but its file cannot be put away", hold_off=60)
+    assert take(ledger) == []
     clock.now += 61
-    (taken,) = take(other)
+    (taken,) = take(ledger)
     assert (taken.state, taken.detail) == ("done", "it is finished, but its file cannot be put away")
+
+
+def test_what_one_worker_cannot_put_away_another_one_tries_at_once_and_then_waits_too(ledger, other):
+    ledger.hold(finished(ledger), detail="its file cannot be put away", hold_off=60)
+    (taken,) = take(other)
+    other.hold(taken, detail="its file cannot be put away", hold_off=60)
+    assert take(other) == []
+    assert take(ledger) == []
 
 
 def test_a_failed_delivery_can_be_reopened(ledger, other, clock):

@@ -22,6 +22,8 @@ from worker.ledger.schema import delivery_table as table
 from worker.ledger.tokens import Tokens
 from worker.records import Attempt, Delivery, Entry
 
+_ENDED = table.c.state.in_(["done", "failed"])
+
 
 class Ledger:
     """The deliveries; ``messages``, ``tokens``, ``state`` and ``pauses`` beside them.
@@ -41,6 +43,7 @@ class Ledger:
         self._lease = lease
         self._put_away: dict[str, str] = {}
         self._in_hand: set[str] = set()
+        self._held: set[str] = set()
         self.tokens = Tokens(self._database)
         self.state = JobState(self._database)
         self.messages = Messages(self._database, self.state, owner, lease)
@@ -82,7 +85,8 @@ class Ledger:
     def take(self, gone: Callable[[str], bool], *, triggers: Sequence[str], limit: int) -> list[Entry]:
         """Take over what is due, oldest first: waiting long enough, or its owner is gone or was silent for too long.
 
-        The ticks of a job come one after the other.
+        The ticks of a job come one after the other. What another worker, or an earlier start, could not put away is due
+        at once: what was in the way then need not be so here and now.
         """
         ours = self._in_hand.copy()  # after a long stop this may come before the heartbeat that renews their leases
         open_ones = table.c.put_away.is_(False) & table.c.trigger.in_(triggers) & table.c.id.not_in(ours)
@@ -91,12 +95,13 @@ class Ledger:
         free: sa.ColumnElement[bool] = table.c.owner.in_(["", *(owner for owner in owners if owner and gone(owner))])
         if self._database.steady_for >= self._lease:  # else whoever was silent had perhaps no ledger to talk to
             free |= self._database.is_over(table.c.lease_until, self._lease)
-        statement = sa.select(table).where(open_ones, self._database.is_over(table.c.not_before, 0.0), free)
+        due = self._database.is_over(table.c.not_before, 0.0) | (_ENDED & table.c.id.not_in(self._held.copy()))
+        statement = sa.select(table).where(open_ones, due, free)
         if "schedule" in triggers:
-            statement = statement.where(table.c.state.in_(["done", "failed"]) | ~out_of_turn())
+            statement = statement.where(_ENDED | ~out_of_turn())
         with self._database.read() as connection:
-            due = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
-        return [taken for row in due if (taken := self._take_over(Entry(*row)))]
+            found = connection.execute(statement.order_by(table.c.created, table.c.id).limit(limit)).all()
+        return [taken for row in found if (taken := self._take_over(Entry(*row)))]
 
     def _take_over(self, entry: Entry) -> Entry | None:
         try:
@@ -182,7 +187,8 @@ class Ledger:
         self._put_away[entry.id] = entry.detail
 
     def hold(self, entry: Entry, *, detail: str, hold_off: float) -> None:
-        """The end stands, but the source could not be put away yet: let somebody try again later."""
+        """The end stands, but the source could not be put away yet: try again later, unless somebody else does."""
+        self._held.add(entry.id)
         self._change(self._changes.let_go, entry, detail=detail, hold_off=min(hold_off, LONGEST))
 
     def reopen(self, entry: Entry) -> bool:
