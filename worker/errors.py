@@ -165,7 +165,9 @@ class Interrupted(BaseException):
     @staticmethod
     def met() -> Interrupted | None:
         """The last one that was raised in this thread since this was asked, whatever has become of it."""
-        found, _here.met = _here.met, None
+        found = _here.met
+        if found is not None:
+            _here.met = None
         return found
 
 

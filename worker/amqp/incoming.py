@@ -17,6 +17,10 @@ _HEADER = struct.Struct(">BHIHHQH")  # type, channel, size, class, weight, size 
 _BODY = struct.Struct(">BHI")
 _ACK = struct.Struct(">BHIIQBB")  # type, channel, size, class with method, number, whether multiple, end
 _AROUND = 8  # bytes of a frame before and after what is in it
+# Each message would look up a dozen of these in pika's classes and in the structures.
+_METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME = spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY
+_END, _CLASS, _DELIVER, _ACKED = spec.FRAME_END, spec.Basic.INDEX, spec.Basic.Deliver.INDEX, spec.Basic.Ack.INDEX
+_METHOD_BYTES, _HEADER_BYTES, _BODY_BYTES = _METHOD.size, _HEADER.size, _BODY.size
 _MORE_FLAGS = 1
 _Flag = spec.BasicProperties
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = _Flag.FLAG_CONTENT_TYPE, _Flag.FLAG_CONTENT_ENCODING, _Flag.FLAG_HEADERS
@@ -45,31 +49,31 @@ def read_ack(data: bytes, start: int) -> tuple[int, int, int, bool] | None:
     if len(data) < start + _ACK.size:
         return None
     kind, channel, size, method, number, multiple, end = _ACK.unpack_from(data, start)
-    if kind != spec.FRAME_METHOD or method != spec.Basic.Ack.INDEX or size != _ACK.size - _AROUND:
+    if kind != _METHOD_FRAME or method != _ACKED or size != _ACK.size - _AROUND:
         return None
-    return (start + _ACK.size, channel, number, bool(multiple & 1)) if end == spec.FRAME_END else None
+    return (start + _ACK.size, channel, number, bool(multiple & 1)) if end == _END else None
 
 
 def _read(data: bytes, start: int) -> tuple[int, int, Arrived] | None:
     kind, channel, size, method = _METHOD.unpack_from(data, start)
-    if kind != spec.FRAME_METHOD or method != spec.Basic.Deliver.INDEX:
+    if kind != _METHOD_FRAME or method != _DELIVER:
         return None
-    consumer = start + _METHOD.size
+    consumer = start + _METHOD_BYTES
     tag, flag = _DELIVERY.unpack_from(data, consumer + 1 + data[consumer])
     header = start + size + _AROUND
     kind, same, size, content, _, length, flags = _HEADER.unpack_from(data, header)
     body = header + size + _AROUND
-    texts, headers, end = _properties(data, header + _HEADER.size, flags)
-    fits = same == channel and content == spec.Basic.INDEX and not flags & _MORE_FLAGS and end < body
-    if kind != spec.FRAME_HEADER or not fits or not data[header - 1] == data[body - 1] == spec.FRAME_END:
+    texts, headers, end = _properties(data, header + _HEADER_BYTES, flags)
+    fits = same == channel and content == _CLASS and not flags & _MORE_FLAGS and end < body
+    if kind != _HEADER_FRAME or not fits or not data[header - 1] == data[body - 1] == _END:
         return None
     if not length:
         return body, channel, (tag, bool(flag & 1), texts, headers, b"")
     kind, same, size = _BODY.unpack_from(data, body)
     following = body + size + _AROUND
-    if kind != spec.FRAME_BODY or same != channel or size != length or data[following - 1] != spec.FRAME_END:
+    if kind != _BODY_FRAME or same != channel or size != length or data[following - 1] != _END:
         return None
-    return following, channel, (tag, bool(flag & 1), texts, headers, data[body + _BODY.size : following - 1])
+    return following, channel, (tag, bool(flag & 1), texts, headers, data[body + _BODY_BYTES : following - 1])
 
 
 def _properties(data: bytes, at: int, flags: int) -> tuple[Texts, dict[str, Any], int]:

@@ -275,13 +275,12 @@ def _give_back(request: Request) -> None:
 
 def _packed(reply: Reply) -> bytes:
     """As the ledger keeps it: what is known of it in a line, then the body."""
-    head = _head(reply.type, reply.content_type, tuple(reply.headers.items()))
-    return head + b"\n" + reply.body
+    return _head(reply.type, reply.content_type, tuple(reply.headers.items())) + reply.body
 
 
 @lru_cache(maxsize=64)
 def _head(kind: str, content_type: str, headers: tuple[tuple[str, Any], ...]) -> bytes:
-    return exact_json.dumps([kind, content_type, dict(headers)])
+    return exact_json.dumps([kind, content_type, dict(headers)]) + b"\n"
 
 
 def _unpacked(data: bytes) -> Reply:
