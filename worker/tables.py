@@ -85,11 +85,13 @@ def _plain(value: Any) -> Any:
 
 def _columns(header: Header) -> tuple[str, ...]:
     names = header.names
+    if names[-3:] == _REJECTS and len(names) > 3:  # of a file that may have had columns of these names itself
+        names = names[:-3]
     unnamed = [str(position) for position, name in enumerate(names, 1) if not name.strip()]
     if unnamed:
         raise DeliveryError(f"the header has no name for column {', '.join(unnamed)} of {len(names)}; name each column")
     _refuse_repeated(names, "the header")
-    return tuple(names[:-3] if names[-3:] == _REJECTS and len(names) > 3 else names)
+    return tuple(names)
 
 
 def _refuse_repeated(names: Iterable[str], where: str) -> None:
@@ -133,14 +135,15 @@ def _frame(good: list[Record], header: Header, columns: tuple[str, ...]) -> pd.D
         io.StringIO("".join((header.text, *(record.text for record in good)))),
         sep=header.delimiter,
         header=0,
-        names=header.names,
-        usecols=columns,
+        names=range(len(header.names)),
+        usecols=range(len(columns)),
         index_col=False,
         dtype=object,
         na_filter=False,
         skip_blank_lines=False,
         low_memory=False,
     )
+    frame.columns = pd.Index(columns, dtype=object)
     frame.index = pd.Index([record.line for record in good], dtype="int64", name="line")
     return frame
 

@@ -160,6 +160,15 @@ def test_a_rejects_file_that_is_dropped_again_is_read_like_its_original():
     assert chunk.wrong[0].row == {"id": "2", "name": ""}
 
 
+@pytest.mark.parametrize("own", ["_line", "_detail,_error", "_line,_error,_detail"])
+def test_so_is_one_whose_original_had_columns_of_these_names(own):
+    columns = own.split(",")
+    (chunk,) = chunks(f"{own},_line,_error,_detail\n{'5,' * len(columns)}2,Reject,why\n")
+    assert chunk.columns == tuple(columns)
+    assert chunk.rows == [dict.fromkeys(columns, "5")]
+    assert chunk.frame().to_dict("records") == chunk.rows
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_tells_the_encoding(encoding):
     assert rows("jméno,b\nŽluťoučký,1\n".encode(encoding)) == [{"jméno": "Žluťoučký", "b": "1"}]
