@@ -26,11 +26,6 @@ _SUSPECT = re.compile(rb"[:\[,][\s-]*+\d++(?:[.eE]|(?<=\d{19}))")
 _LONG = re.compile(rb"\d{19}")  # as many digits as the shortest number has that needs more than 64 bits
 
 
-def _whole(digits: str) -> int | Decimal:
-    number = int(digits)
-    return number if _fits(number) else Decimal(digits)
-
-
 def _fits(number: int) -> bool:
     """Whether orjson writes it: in 64 bits."""
     return -(2**63) <= number < 2**64
@@ -41,7 +36,7 @@ def _refuse(constant: str) -> None:
 
 
 _as_python = json.JSONDecoder(parse_constant=_refuse)
-_exact = json.JSONDecoder(parse_float=Decimal, parse_int=_whole, parse_constant=_refuse)
+_exact = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse)
 _decode_exactly = _exact.decode
 
 
@@ -54,7 +49,7 @@ def read_value(text: str, at: int) -> tuple[Any, int]:
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse JSON; a number with a fraction, an exponent, or more than 64 bits becomes a ``Decimal``.
+    """Parse JSON; a number with a fraction or an exponent becomes a ``Decimal``, and a whole one keeps its digits.
 
     Raises ``ValueError``.
 

@@ -79,6 +79,7 @@ def test_numbers_come_back_as_they_were_written(text):
 def test_a_fraction_is_a_decimal_and_a_whole_number_an_int():
     assert exact_json.loads('{"a":1.10,"b":7}') == {"a": Decimal("1.10"), "b": 7}
     assert type(exact_json.loads("7")) is int
+    assert type(exact_json.loads('{"n":123456789012345678901234567890}')["n"]) is int
 
 
 def test_an_exponent_is_kept_in_value():
