@@ -432,6 +432,33 @@ def test_what_a_server_says_unasked_is_nobodys_answer(curl, serve):
     assert len({seen.port for seen in server.seen}) == 3
 
 
+def test_so_is_what_comes_just_before_the_next_call(curl, serve):
+    said = threading.Event()
+
+    def twice(_):
+        said.clear()
+        yield OK
+        time.sleep(0.002)
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother"
+        said.set()
+
+    server = serve(twice)
+    for _ in range(5):
+        assert ask(curl, server.url).content == b"{}"
+        said.wait(5)
+    assert len({seen.port for seen in server.seen}) == 5
+
+
+def test_so_is_what_came_in_one_piece_with_an_answer_that_was_read_without_it(curl, serve, authority):
+    """TLS keeps the rest of a piece to itself, and the socket looks empty."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 4055\r\n\r\n"
+    answer = head + b"x" * 4055
+    server = serve(answer + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother", tls=tls(authority))
+    assert len(answer) == 2**12, "as much as is asked for at first"
+    for _ in range(3):
+        assert len(ask(curl, server.url, verify=str(authority.ca_file)).content) == 4055
+
+
 def test_an_answer_that_comes_before_the_body_was_taken_is_heard(curl):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -8,10 +8,12 @@ without Python's lock, from its request until there is an answer.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +89,7 @@ class Connection:
         self._is_forwarded = way.is_forwarded
         connecting, self._silence = way.timeouts
         self._until = self._ended = 0.0
-        self._is_answering = False
+        self._is_answering = self._may_have_more = False
         self._closing = threading.Lock()
         self._curl = pycurl.Curl()
         try:
@@ -118,12 +120,16 @@ class Connection:
     def is_quiet(self) -> bool:
         """Whether nothing came unasked since the last answer: an end, or what the next call would take for its own.
 
-        One that is hardly at rest is not asked, as that costs a turn at Python's lock.
+        One that is hardly at rest is not asked for its end, as that costs a turn at Python's lock.
         """
         idle = time.monotonic() - self._ended
-        if not _SHORTEST_IDLE < idle < _LONGEST_IDLE:
-            return idle < _LONGEST_IDLE
-        return not self._poll.poll(0)
+        if idle <= _SHORTEST_IDLE:
+            return not self._has_more()
+        return idle < _LONGEST_IDLE and not self._poll.poll(0)
+
+    def _has_more(self) -> bool:
+        """Whether bytes lie there to be read; a system call for which Python keeps its lock."""
+        return self._number is None or any(fcntl.ioctl(self._number, termios.FIONREAD, bytearray(4), False))
 
     @contextmanager
     def _socket(self) -> Iterator[socket.socket]:
@@ -158,7 +164,7 @@ class Connection:
         except NotAnswered as error:
             raise unsent or error from error
         self._ended = time.monotonic()
-        return answer, is_open and not unsent
+        return answer, is_open and not (unsent or self._may_have_more)
 
     def open(self, request: requests.PreparedRequest, seconds: float, close: Callable[[], None]) -> Answer:
         """The answer with its body still to come, at a pace, and to be closed so; raises ``NotAnswered``."""
@@ -207,8 +213,9 @@ class Connection:
             began = time.monotonic()
             if self._is_answering:
                 self._watch_the_time()
+            most = _PIECE if self._is_answering else _FIRST_PIECE
             try:
-                data: bytes = self._curl.recv(_PIECE if self._is_answering else _FIRST_PIECE)
+                data: bytes = self._curl.recv(most)
             except BlockingIOError:
                 # Also after a signal, whose handler has run by now.
                 if time.monotonic() - began >= 0.9 * self._patience > 0:
@@ -222,6 +229,7 @@ class Connection:
             if not data and not self._is_answering:
                 raise NotAnswered(0, "the connection was closed without an answer")
             self._is_answering = True
+            self._may_have_more = len(data) == most  # in the memory of TLS, where nobody can look
             return data
 
     def _watch_the_time(self) -> None:
