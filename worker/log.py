@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from structlog.typing import FilteringBoundLogger
 _Event = MutableMapping[str, Any]
 
 _FRAMES = 20
+# What they say is of the code. UserWarning, the usual one, may be of a row: pydantic's quotes the value that is amiss.
+_ABOUT_CODE = frozenset({RuntimeWarning, SyntaxWarning, DeprecationWarning, PendingDeprecationWarning})
 _WORD = re.compile(r'[^\s"=\\]+')
 _PHRASE = re.compile(r'[^"=\\]+')
 _IN_ADDRESSES = re.compile(r"(?<=\?)[^\s'\"<>)]+|(?<=://)[^\s'\"/@]+@")  # queries and credentials
@@ -53,15 +56,27 @@ def configure(
 
 def tell_what_python_prints() -> None:
     """From now on, log what Python would print by itself: what ends a thread of a job's, or is raised where nobody can
-    catch it, without its message, which may quote a row; and warnings."""
+    catch it, and warnings. Without their messages, which may quote a row."""
     threading.excepthook = sys.unraisablehook = _tell
-    logging.captureWarnings(True)
+    warnings.showwarning = _tell_warning
 
 
 def _tell(seen: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
     if seen.exc_type is not SystemExit:
         where = location(seen.exc_value) if seen.exc_value else ""
         get_logger().error("error outside of any row", error=seen.exc_type.__name__, where=where)
+
+
+def _tell_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - the library's signature
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    text = {"text": str(message)} if category in _ABOUT_CODE else {}
+    get_logger().warning("python warns", warning=category.__name__, where=f"{filename}:{lineno}", **text)
 
 
 def get_logger() -> FilteringBoundLogger:

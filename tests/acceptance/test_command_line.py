@@ -173,18 +173,20 @@ def test_what_jobs_print_does_not_get_between_the_results_of_a_command(longshore
 
 def test_what_a_thread_of_a_job_ends_with_is_a_line_of_the_log_that_quotes_nothing(longshore, project):
     (project / "jobs" / "threads.py").write_text(
-        "import threading\nfrom worker import job\n\n\nclass Odd:\n    def __del__(self):\n        int('SECRET')\n\n\n"
+        "import threading, warnings\nfrom worker import job\n\n\n"
+        "class Odd:\n    def __del__(self):\n        int('SECRET')\n\n\n"
         "@job(files='threads*')\ndef threads(row, ctx):\n    Odd()\n"
         "    beside = threading.Thread(target=int, args=[row['n']])\n    beside.start()\n    beside.join()\n"
-        "    async def never(): ...\n    never()\n"
+        "    async def never(): ...\n    never()\n    warnings.warn(f\"odd: {row['n']}\")\n"
     )
     (project / "inbox").mkdir()
     (project / "inbox" / "threads.csv").write_text("n\nSECRET\n")
     done = longshore("run", "--once", "--json", cwd=project)
     told = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] in ("warning", "error")]
-    assert [line.get("error") for line in told] == ["ValueError", "ValueError", None]
+    assert [line.get("error") for line in told] == ["ValueError", "ValueError", None, None]
     assert ["threads.py:7" in line["where"] for line in told[:2]] == [True, False]
-    assert "never awaited" in str(told[2])
+    assert "never awaited" in told[2]["text"]
+    assert (told[3]["warning"], told[3]["where"].rpartition("/")[2]) == ("UserWarning", "threads.py:18")
     assert "SECRET" not in done.stderr
 
 
