@@ -1,6 +1,7 @@
 """The queue trigger and its replies, over a broker in memory and a real ledger."""
 
 import json
+import threading
 import time
 from collections import deque
 
@@ -11,16 +12,24 @@ from worker.amqp import Sent
 from worker.declare import job
 from worker.errors import DeliveryError, LeftAlone, Paused, Reject, ServerFault, Stopping, Unavailable
 from worker.jobs import Jobs
-from worker.ledger import PRUNED, Ledger
+from worker.ledger import PRUNED, Ledger, Messages
 from worker.outputs.reply import Replies
 from worker.pool import Pool
 from worker.runner import Runner
 from worker.stopping import Stop
-from worker.triggers import letters
+from worker.triggers import desk, letters
 from worker.triggers.queue import Queue
 from worker.triggers.requests import Consumed
 
 NOW = 1_795_399_200.0
+SECONDS = 10  # after which a test that hangs fails
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class Watcher:
@@ -639,6 +648,51 @@ def test_what_was_handed_out_and_has_not_begun_goes_back_when_the_worker_stops(h
     worker.queue._desk.start()
     worker.queue.stop()
     assert (worker.ran, len(twin.queues["orders"])) == ([], 5)
+
+
+def test_while_the_ledger_takes_its_time_messages_that_need_none_are_settled(hire, twin, monkeypatch):
+    worker, record = hire(), Messages.record
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(*said):
+        writing.set()
+        assert go_on.wait(SECONDS)
+        return record(*said)
+
+    monkeypatch.setattr(Messages, "record", slow)
+    worker.queue._desk.start()
+    worker.ask({"n": 1}, "1")
+    twin.deliver("orders")
+    assert writing.wait(SECONDS)
+    worker.ask(b"x" * 2000, "2")
+    twin.deliver("orders")
+    wait_for(lambda: worker.dead)
+    assert worker.ran == []
+    go_on.set()
+    wait_for(lambda: worker.replies)
+    worker.queue.stop()
+    assert worker.replies == [("result", {"n": 1})]
+    assert twin.unsettled("orders") == 0
+
+
+def test_what_ends_while_the_ledger_is_away_is_written_down_once_it_is_back(hire, twin, monkeypatch):
+    worker, record, away = hire(), Messages.record, [Paused("it is locked")] * 2
+
+    def record_again(messages, claims, *said):
+        if not claims and away:
+            raise away.pop()
+        return record(messages, claims, *said)
+
+    monkeypatch.setattr(Messages, "record", record_again)
+    monkeypatch.setattr(desk, "LOOK_SECONDS", 0.01)
+    worker.queue._desk.start()
+    for n in range(5):
+        worker.ask({"n": n}, str(n))
+    twin.deliver("orders")
+    wait_for(lambda: len(worker.replies) == 5)
+    worker.queue.stop()
+    assert sorted(row["n"] for row in worker.ran) == list(range(5))
+    assert (away, twin.unsettled("orders")) == ([], 0)
 
 
 @pytest.mark.parametrize("name", ["message_id", "correlation_id", "reply_to", "content_type", "type"])

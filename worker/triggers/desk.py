@@ -1,4 +1,4 @@
-"""The one thread that talks to the ledger about messages: all that came up while it did so goes into the next talk.
+"""The one thread that decides about messages: all that comes up during a talk with the ledger goes into the next one.
 
 A message that was under way when a worker died is run with nothing else beside it, so that if it is what killed that
 one, it does not take others with it; each death is counted before it can happen again.
@@ -19,6 +19,7 @@ from worker.errors import Paused
 from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.begun import Begun
 from worker.triggers.requests import Request
+from worker.triggers.talks import Ended, Talk, Talks
 
 AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
 LOOK_SECONDS = 1.0  # how often the ledger is asked about what another worker is at
@@ -70,11 +71,10 @@ class Desk:
     ) -> None:
         self._ledger = ledger
         self._office = office
-        self._gone = gone
         self._stop = stop
         self._clock = clock
         self._arrived: deque[Message] = deque()
-        self._ended: deque[tuple[Request, Note, Callable[[], None]]] = deque()
+        self._ended: deque[Ended] = deque()
         self._requests: dict[tuple[str, str], Request] = {}
         self._unclaimed: deque[Request] = deque()
         self._elsewhere: deque[tuple[float, Request]] = deque()
@@ -87,6 +87,8 @@ class Desk:
         self._returned: deque[Request] = deque()
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self._woken = threading.Event()
+        self._talks = Talks(ledger, gone, self._woken.set)
+        self._talk: Talk | None = None  # that was begun, and not heard of yet
         self._heartbeats = _Every(lease / 3, clock)
         self._prunings = _Every(PRUNE_SECONDS, clock)
         self._nudges = _Every(NUDGE_SECONDS, clock)
@@ -98,6 +100,7 @@ class Desk:
 
     def start(self) -> None:
         """Begin."""
+        self._talks.start()
         self._thread.start()
 
     def put(self, messages: list[Message]) -> None:
@@ -123,7 +126,7 @@ class Desk:
 
         That is at the next talk, which ``wake`` brings about: ends that come together are written down together.
         """
-        self._ended.append((request, note, then))
+        self._ended.append(Ended(request, note, then))
 
     def spare(self, request: Request) -> None:
         """A request has ended without a call: that a crash takes its end back costs nothing. From any thread."""
@@ -175,6 +178,8 @@ class Desk:
         self._over = True
         self._woken.set()
         self._thread.join()
+        self._talks.close()
+        self._turn_safely()  # hears of the last talk, and says the rest
         try:
             self._ledger.release()
         except Paused as trouble:  # nothing is lost: the leases end by themselves
@@ -186,26 +191,24 @@ class Desk:
         while not self._over:
             self._woken.wait(NUDGE_SECONDS if self._running else LOOK_SECONDS / 4)
             self._woken.clear()
-            try:
-                self.turn()
-            except Exception as bug:  # noqa: BLE001 - the thread must live; the broker gives the messages again
-                self._tell(bug)
-                time.sleep(LOOK_SECONDS)
-        self.turn()
+            self._turn_safely()
+
+    def _turn_safely(self) -> None:
+        try:
+            self.turn()
+        except Exception as bug:  # noqa: BLE001 - the thread must live; the broker gives the messages again
+            self._tell(bug)
+            time.sleep(LOOK_SECONDS)
 
     def turn(self) -> None:
-        """One talk with the ledger about all that came up."""
+        """Begin a talk with the ledger about all that came up, unless the last one is not over, and hear of that."""
         self._ring()
         while self._arrived:
             message = self._arrived.popleft()
             self._safely([message], self._meet, message)
         self._take_back()
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
-        wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
-        claims = self._next_claims() if wanted else []
         try:
-            if claims or ended:
-                self._talk(claims, ended)
+            self._talk_on()
             self._hand_out()
             self._keep()
         except Paused as trouble:
@@ -218,19 +221,39 @@ class Desk:
         if self._nudges.due():
             self._office.nudge()
 
-    def _talk(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
-        alone = self._alone is not None
+    def _talk_on(self) -> None:
+        last = self._talk
+        if last and not last.over:
+            return
+        self._talk = self._begin_talk()  # which goes on while the last one is heard
+        if last:
+            self._hear(last)
+            if self._suspects:  # they wait for the last talk as well
+                self._woken.set()
+        if self._talk and self._talk.over:
+            talk, self._talk = self._talk, None
+            self._hear(talk)
+
+    def _begin_talk(self) -> Talk | None:
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
+        claims = self._next_claims() if wanted else []
+        if not (claims or ended):
+            return None
+        talk = Talk(claims, ended, alone=self._alone is not None)
+        self._talks.begin(talk)
+        return talk
+
+    def _hear(self, talk: Talk) -> None:
         try:
-            standings, late = self._ledger.record(
-                [request.claim(alone=alone) for request in claims], [note for _, note, _ in ended], self._gone
-            )
+            standings, late = talk.heard()
         except Exception:  # whatever it is, the ledger knows nothing of these
-            self._put_back(claims, ended)
+            self._put_back(talk)
             raise
         with self._office.gathered():
-            for request, note, then in ended:
+            for request, note, then in talk.ended:
                 self._go_on(request, then, lost=note in late)
-            for request, standing in zip(claims, standings, strict=True):
+            for request, standing in zip(talk.claims, standings, strict=True):
                 if self._is_ours(request, standing):
                     self._claimed[request.message.queue].append(request)
 
@@ -312,19 +335,19 @@ class Desk:
         if self._alone or self._begins_nothing:
             return []
         if self._suspects:
-            if self._running or any(self._claimed.values()):
+            if self._running or self._talk or any(self._claimed.values()):
                 return []
             self._alone = self._suspects.popleft()
             return [self._alone]
         return [self._unclaimed.popleft() for _ in range(min(len(self._unclaimed), AT_ONCE))]
 
-    def _put_back(self, claims: list[Request], ended: list[tuple[Request, Note, Callable[[], None]]]) -> None:
-        self._ended.extendleft(reversed(ended))
-        if self._alone in claims:
-            self._suspects.extendleft(claims)
+    def _put_back(self, talk: Talk) -> None:
+        self._ended.extendleft(reversed(talk.ended))
+        if self._alone in talk.claims:
+            self._suspects.extendleft(talk.claims)
             self._alone = None
         else:
-            self._unclaimed.extendleft(reversed(claims))
+            self._unclaimed.extendleft(reversed(talk.claims))
 
     def _safely(self, messages: list[Message], act: Callable[..., None], *values: object) -> None:
         """Do what concerns these messages alone: a bug in it must not cost those their ends that come after them."""
