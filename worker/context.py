@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
@@ -46,9 +47,13 @@ class State(MutableMapping[str, Any]):
         return self._all()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        exact_json.dumps({key: value})  # raises here, where the job can be blamed, and not when the delivery is done
+        if not isinstance(key, str):
+            raise exact_json.NoJson(f"the names in a job's state are texts, and no {type(key).__name__}")
+        # Refused here, where the job can be blamed, and not when the delivery is done. A copy, as what the job makes of
+        # the value later is not set.
+        kept = json.loads(exact_json.dumps({key: value}))
         with self._lock:
-            self._changes[key] = value
+            self._changes.update(kept)
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("a job's state is not deleted: set it to None")

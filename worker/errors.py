@@ -29,13 +29,20 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 
+def storable(text: str) -> str:
+    """With a question mark for what UTF-8, a database or a message does not know (half a surrogate pair, NUL)."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
 class WorkerError(Exception):
     """Anything that Longshore raises on purpose; its text is a sentence for a person."""
 
     @property
     def detail(self) -> str:
-        """The sentence alone."""
-        return str(self) or "the job gave no reason"
+        """The sentence alone, as it can be written anywhere."""
+        return storable(str(self)) or "the job gave no reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,8 @@ class ServerFault(Unavailable):
     @property
     def detail(self) -> str:
         """The sentence, and the line."""
-        return str(self) if self.line is None else f"{self} (line {self.line})"
+        told = super().detail
+        return told if self.line is None else f"{told} (line {self.line})"
 
 
 class LeftAlone(Unavailable):

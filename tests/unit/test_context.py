@@ -125,6 +125,21 @@ def test_what_has_no_json_form_is_refused_where_it_is_set():
     assert setting.delivery.state == {}
 
 
+def test_a_name_in_a_state_is_a_text():
+    setting = Setting()
+    with pytest.raises(TypeError, match="are texts, and no int"):
+        setting.state[5] = "five"
+    assert setting.delivery.state == {}
+
+
+def test_what_a_job_makes_of_a_value_later_is_not_set():
+    setting = Setting()
+    seen = [1]
+    setting.state["seen"] = seen
+    seen.append(object())
+    assert setting.delivery.state == {"seen": [1]}
+
+
 def test_a_state_is_not_deleted():
     setting = Setting(kept={"page": 3})
     with pytest.raises(TypeError, match="set it to None"):

@@ -175,6 +175,10 @@ def test_a_rejection_without_a_reason_says_so():
     assert outcome_of(raising(Reject)).detail == DeliveryError().detail == "the job gave no reason"
 
 
+def test_a_reason_has_a_question_mark_for_what_cannot_be_written_down():
+    assert outcome_of(raising(Reject("half \ud800, zero \0"))).detail == "half ?, zero ?"
+
+
 NO_RESULT = "it returned what is no result ({}); let it return a mapping, a list of mappings, or None"
 NO_JSON = "its result cannot be written as JSON (Type is not JSON serializable: {})"
 

@@ -16,7 +16,6 @@ from worker.amqp.consuming import Consumption
 from worker.amqp.link import State
 from worker.amqp.messages import ATTEMPTS, Message, Outgoing, Sent
 from worker.amqp.probe import Found, probe
-from worker.amqp.properties import sendable
 from worker.amqp.topology import PassingQueue, QueueTopology, Topology
 
 __all__ = [
@@ -32,5 +31,4 @@ __all__ = [
     "State",
     "Topology",
     "probe",
-    "sendable",
 ]

@@ -26,11 +26,6 @@ _TEXTS = (
 _of = attrgetter(*_TEXTS)
 
 
-def sendable(text: str) -> str:
-    """With a question mark for what cannot be sent (NUL, half a surrogate pair)."""
-    return text.replace("\0", "?").encode(errors="replace").decode()
-
-
 def check(outgoing: Outgoing) -> None:
     """Raise ``DeliveryError`` for what cannot be sent; the sentence names the place, not the value."""
     if not _are_plain(_of(outgoing)):

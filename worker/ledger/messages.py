@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from worker.errors import storable
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.schema import message_table as table
-from worker.ledger.schema import storable
 from worker.records import Entry
 
 RETENTION = 24 * 3600.0  # seconds that a finished message is remembered for

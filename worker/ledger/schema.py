@@ -8,18 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from worker.errors import storable
 from worker.records import Attempt, Entry, Scheduled
 
 SCHEMA = 1
 
 metadata = sa.MetaData()
-
-
-def storable(text: str) -> str:
-    """With a question mark for what UTF-8 or a database does not know (half a surrogate pair, NUL)."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "?").encode(errors="replace").decode()
 
 
 class Text(sa.types.TypeDecorator[str]):

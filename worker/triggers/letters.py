@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from worker.amqp import ATTEMPTS, Message, Outgoing, sendable
-from worker.errors import DeliveryError, LeftAlone, ServerFault, Unavailable
+from worker.amqp import ATTEMPTS, Message, Outgoing
+from worker.errors import DeliveryError, LeftAlone, ServerFault, Unavailable, storable
 from worker.records import Reply
 
 NOT_BEFORE = "x-longshore-not-before"  # seconds since 1970
@@ -94,8 +94,8 @@ class Again:
 def dead(message: Message, message_id: str, error: Exception, detail: str, **facts: str) -> Outgoing:
     """A message for the dead letters, byte for byte, with why it is there."""
     failed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"error": type(error).__name__, "detail": sendable(detail[:DETAIL_CHARACTERS]), "queue": message.queue}
-    changed = {name.replace("_", "-"): text.encode() for name, text in _texts(message) if text != sendable(text)}
+    told = {"error": type(error).__name__, "detail": storable(detail[:DETAIL_CHARACTERS]), "queue": message.queue}
+    changed = {name.replace("_", "-"): text.encode() for name, text in _texts(message) if text != storable(text)}
     headers = {f"{_OWN}{name}": value for name, value in {**changed, **told, "failed": failed, **facts}.items()}
     letter = _copy(message, f"{message.queue}.dead", message_id, {ATTEMPTS: message.attempts, **headers})
     return replace(letter, headers={**_senders(message), **letter.headers})
@@ -113,7 +113,7 @@ def _senders(message: Message) -> dict[str, Any]:
 
 
 def _copy(message: Message, to: str, message_id: str, headers: Mapping[str, Any]) -> Outgoing:
-    texts: dict[str, Any] = {name: sendable(text) for name, text in _texts(message)}
+    texts: dict[str, Any] = {name: storable(text) for name, text in _texts(message)}
     texts["message_id"] = texts["message_id"] or message_id
     return Outgoing(to, message.body, headers=headers, **texts)
 
