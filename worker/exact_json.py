@@ -73,6 +73,8 @@ def loads_as_python(data: bytes) -> Any:
     Raises ``ValueError``. orjson alone makes a float of a whole number that needs more than 64 bits.
     """
     parsed = orjson.loads(data)
+    if type(parsed) is dict and _EXACT.issuperset(map(type, parsed.values())):  # as most answers are
+        return parsed
     return _as_python.decode(data.decode()) if _LONG.search(data) and _holds_a_fraction(parsed) else parsed
 
 

@@ -54,6 +54,8 @@ _FIRST_PIECE = 2**12  # most answers; memory that is asked for and not used cost
 _PIECE = 2**16
 _PACE = 2**16  # bytes of a body that is read as it comes: so many have to come in the time that a whole answer may take
 _SHORTEST_IDLE = 0.01  # seconds
+_INT = struct.calcsize("i")
+_KEEPS_LOCK = 1025  # bytes: with a buffer of fewer, fcntl.ioctl gives up Python's lock
 _LONGEST_IDLE = 100.0  # seconds: after some minutes firewalls forget a connection and tell nobody
 
 
@@ -90,6 +92,7 @@ class Connection:
         connecting, self._silence = way.timeouts
         self._until = self._ended = 0.0
         self._is_answering = self._may_have_more = False
+        self._unread = bytearray(_KEEPS_LOCK)
         self._closing = threading.Lock()
         self._curl = pycurl.Curl()
         try:
@@ -129,7 +132,10 @@ class Connection:
 
     def _has_more(self) -> bool:
         """Whether bytes lie there to be read; a system call for which Python keeps its lock."""
-        return self._number is None or any(fcntl.ioctl(self._number, termios.FIONREAD, bytearray(4), False))
+        if self._number is None:
+            return True
+        fcntl.ioctl(self._number, termios.FIONREAD, self._unread)
+        return any(self._unread[:_INT])
 
     @contextmanager
     def _socket(self) -> Iterator[socket.socket]:

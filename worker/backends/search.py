@@ -31,6 +31,7 @@ _HARMLESS = _RESULT_PARAMETERS | {
     *("active", "category", "class", "clinical-status", "code", "date", "intent", "issued", "priority", "role"),
     *("specialty", "status", "type", "verification-status"),
 }
+_PLAIN = re.compile(r"[A-Za-z0-9.-]+")
 _TOKEN = re.compile(r"((?:[a-z][a-z0-9+.-]*://|urn:)[^|\s]+)\|([^|]*)", re.IGNORECASE)
 
 
@@ -120,6 +121,8 @@ def _any_of(name: str, prefix: str, value: Any) -> str:
 
 
 def _value(name: str, value: Any) -> str:
+    if type(value) is str and _PLAIN.fullmatch(value):  # as ids are
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal):
