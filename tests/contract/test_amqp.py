@@ -55,6 +55,18 @@ def eventually(check):
         time.sleep(0.05)
 
 
+def test_a_broker_that_has_not_answered_yet_is_hung_up_on_at_the_close():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = Broker.of(settings(f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/"))
+        client.start()
+        client.consume(QueueTopology("q"), prefetch=1, receive=lambda _: None)
+        with closing(server.accept()[0]) as connection:
+            connection.settimeout(PATIENCE)
+            assert connection.recv(8) == b"AMQP\0\0\x09\x01"
+            client.close(goodbye=0.1)
+            assert connection.recv(1) == b""
+
+
 # Publishing
 
 

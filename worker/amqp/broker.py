@@ -153,6 +153,8 @@ class Broker:
             if self._closing.is_set():
                 break
         self._loop.close()
+        for purpose in self._used:
+            self._links[purpose].drop()
         for publisher in (self._publisher, self._direct):
             publisher.give_up()
 

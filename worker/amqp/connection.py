@@ -74,6 +74,11 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
         frames = codec.frames(outgoing, content, channel, self._body_max_length, mandatory=mandatory)
         self._output_marshaled_frames([frames])
 
+    def drop(self) -> None:
+        """Close its socket, where there is no loop any more that could close the connection."""
+        if self._transport and self._transport._sock:
+            self._transport._sock.close()
+
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if self._gathered is None:
             super()._output_marshaled_frames(marshaled_frames)

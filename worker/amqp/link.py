@@ -112,6 +112,11 @@ class Link:
         if self._attempt:
             self._attempt.close()
 
+    def drop(self) -> None:
+        """Let go of what is left of it, once the loop has ended."""
+        if self._attempt:
+            self._attempt.drop()
+
     def _opened(self) -> None:
         self.wire = self._attempt
         assert self.wire  # noqa: S101 - it is what has opened

@@ -57,6 +57,10 @@ class Wire:
         if not (self._connection.is_closing or self._connection.is_closed):
             self._connection.close()
 
+    def drop(self) -> None:
+        """Let go of what is left of it, once the loop has ended."""
+        self._connection.drop()
+
     def channel(self, closed: Callable[[Exception], None]) -> Step:
         """A step that opens a ``Channel``; ``closed`` is for the end of that outside of any step."""
 
