@@ -1,5 +1,6 @@
 """What the broker's client promises beyond what ``test_broker.py`` asks of its twin too, against a real RabbitMQ."""
 
+import gc
 import socket
 import struct
 import threading
@@ -65,6 +66,20 @@ def test_a_broker_that_has_not_answered_yet_is_hung_up_on_at_the_close():
             assert connection.recv(8) == b"AMQP\0\0\x09\x01"
             client.close(goodbye=0.1)
             assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+@pytest.mark.parametrize("milliseconds", range(12))
+def test_a_broker_that_cannot_be_reached_yet_is_let_go_of_at_the_close(scheme, milliseconds):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = Broker.of(settings(f"{scheme}://guest:guest@127.0.0.1:{server.getsockname()[1]}/"))
+        client.start()
+        client.consume(QueueTopology("q"), prefetch=1, receive=lambda _: None)
+        time.sleep(milliseconds / 1000)
+        client.close(goodbye=0)
+        client._thread.join(PATIENCE)
+        del client
+        gc.collect()
 
 
 # Publishing

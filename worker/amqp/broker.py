@@ -152,9 +152,9 @@ class Broker:
                     self._links[purpose].renew()
             if self._closing.is_set():
                 break
-        self._loop.close()
         for purpose in self._used:
             self._links[purpose].drop()
+        self._loop.close()
         for publisher in (self._publisher, self._direct):
             publisher.give_up()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import pika
 from pika import exceptions, frame, spec
+from pika.adapters.select_connection import IOLoop
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from worker.amqp import codec, incoming
 from worker.amqp.incoming import Arrived
@@ -45,6 +48,23 @@ class Options:
         return context
 
 
+class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # says little about its types
+    """Knows how to let go of the socket, whatever the connection is about to do with it."""
+
+    def __init__(self, loop: IOLoop) -> None:
+        super().__init__(loop)
+        self.drop: Callable[[], object] = lambda: None
+
+    def connect_socket(self, sock: socket.socket, *values: Any, **named: Any) -> Any:
+        self.drop = sock.close
+        return super().connect_socket(sock, *values, **named)
+
+    def create_streaming_connection(self, *values: Any, **named: Any) -> Any:
+        under_way = super().create_streaming_connection(*values, **named)
+        self.drop = under_way.cancel
+        return under_way
+
+
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little about its types
     """Survives properties that pika cannot decode, for which it would drop the connection, again at each redelivery.
 
@@ -52,11 +72,12 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
     ``confirmers`` the number of what is confirmed, and whether that stands for all before it.
     """
 
-    def __init__(self, *values: Any, **named: Any) -> None:
+    def __init__(self, loop: IOLoop, *values: Any, **named: Any) -> None:
+        self._services = _Services(loop)
         self.takers: dict[int, Callable[[Arrived], None]] = {}
         self.confirmers: dict[int, Callable[[int, bool], None]] = {}
         self._gathered: list[bytes] | None = None
-        super().__init__(*values, **named)
+        super().__init__(*values, custom_ioloop=self._services, **named)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -75,9 +96,8 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
         self._output_marshaled_frames([frames])
 
     def drop(self) -> None:
-        """Close its socket, where there is no loop any more that could close the connection."""
-        if self._transport and self._transport._sock:
-            self._transport._sock.close()
+        """Close its socket, where the loop, which would close the connection, runs no more."""
+        self._services.drop()
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if self._gathered is None:
@@ -86,6 +106,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
             self._gathered += marshaled_frames
 
     def _proto_connection_made(self, transport: Any) -> None:
+        self._services.drop = transport._sock.close
         transport._MAX_RECV_BYTES = READ_BYTES  # 4096 are some messages, the last of them cut off
         if not self.params.ssl_options:  # TLS may hold something back that no poll tells of
             transport._MAX_CONSUME_BYTES = 1  # one system call a poll: a second one mostly finds nothing

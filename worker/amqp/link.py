@@ -113,7 +113,7 @@ class Link:
             self._attempt.close()
 
     def drop(self) -> None:
-        """Let go of what is left of it, once the loop has ended."""
+        """Let go of what is left of it, once the loop runs no more."""
         if self._attempt:
             self._attempt.drop()
 

@@ -35,11 +35,11 @@ class Wire:
     ) -> None:
         self._closed = guarded(closed)
         self._connection = Connection(
+            loop.io,
             parameters(address, options),
             on_open_callback=guarded(lambda _: opened()),
             on_open_error_callback=guarded(lambda _, error: self._closed(translated(error))),
             on_close_callback=guarded(lambda _, error: self._closed(translated(error))),
-            custom_ioloop=loop.io,
         )
         self._connection.add_on_connection_blocked_callback(
             guarded(lambda _, method: blocked(method.method.reason or "the broker has an alarm"))
@@ -58,7 +58,7 @@ class Wire:
             self._connection.close()
 
     def drop(self) -> None:
-        """Let go of what is left of it, once the loop has ended."""
+        """Let go of what is left of it, once the loop runs no more."""
         self._connection.drop()
 
     def channel(self, closed: Callable[[Exception], None]) -> Step:
