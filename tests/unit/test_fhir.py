@@ -4,6 +4,7 @@ from decimal import Decimal
 import pytest
 from fake_backend import BASE, answer, opened_fhir
 from fhir.resources.encounter import Encounter as EncounterOfR5
+from fhir.resources.R4B.bundle import Bundle
 from fhir.resources.R4B.encounter import Encounter
 from fhir.resources.R4B.practitioner import Practitioner
 
@@ -360,6 +361,46 @@ def test_creates_of_a_transaction_without_a_condition_are_all_made():
 def test_a_transaction_answered_with_too_few_entries_is_refused():
     with pytest.raises(Refused, match="answered 2 entries with 1"):
         opened_fhir([bundle(entry("201"))]).at().transaction([creation("Patient", 1), creation("Patient", 2)])
+
+
+def test_a_bundle_and_its_entries_may_be_models_and_references_in_them_follow():
+    same = {"ifNoneExist": "identifier=x"}
+    patient = creation("Patient", 3)
+    patient["resource"]["generalPractitioner"] = [{"reference": "urn:uuid:2"}]
+    entries = [creation("Practitioner", 1, **same), creation("Practitioner", 2, **same), patient]
+    whole = Bundle.model_validate({"resourceType": "Bundle", "type": "transaction", "entry": entries})
+    with_models = [{**each, "resource": model.resource} for each, model in zip(entries, whole.entry, strict=True)]
+    for given in (whole, whole.entry, with_models):
+        ehr = opened_fhir([bundle(entry("201"), entry("201"))])
+        assert len(ehr.at().transaction(given)) == 3
+        assert [each["resource"]["resourceType"] for each in sent(ehr)["entry"]] == ["Practitioner", "Patient"]
+        assert sent(ehr)["entry"][1]["resource"]["generalPractitioner"] == [{"reference": "urn:uuid:1"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (PRACTITIONER, "a single Practitioner: put it into an entry"),
+        ([PRACTITIONER], "entry 1 of the Bundle has no request"),
+        ([creation("Patient", 1), "x"], "entry 2 of the Bundle has no request"),
+    ],
+)
+@pytest.mark.parametrize("method", ["batch", "transaction"])
+def test_what_is_no_bundle_is_rejected_and_not_sent(method, given, said):
+    with pytest.raises(Reject, match=said):
+        getattr(opened_fhir([]).at(), method)(given)
+
+
+def test_a_bundle_without_entries_is_done_without_a_call():
+    assert opened_fhir([]).at().batch([]) == opened_fhir([]).at().transaction({"resourceType": "Bundle"}) == []
+
+
+@pytest.mark.parametrize("entries", [[None], ["x"], [{"response": []}], [{"response": {"status": [200]}}], {"0": 1}, 1])
+def test_a_batch_answered_with_nonsense_is_the_backends_fault(entries):
+    ehr = opened_fhir([answer({"resourceType": "Bundle", "type": "batch-response", "entry": entries})])
+    with pytest.raises(Refused):
+        for done in ehr.at().batch([creation("Patient", 1)]):
+            raise done.error
 
 
 def test_a_batch_entry_that_is_not_valid_is_rejected_before_anything_is_sent():

@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from worker.backends import models
 from worker.backends.answers import outcome_error, outcome_issues
 from worker.errors import BackendError, Refused, Reject
 
 Entry = dict[str, Any]
+Given = Mapping[str, Any] | BaseModel | Iterable[Mapping[str, Any] | BaseModel]
+"""A Bundle, or its entries, as a job has them: dicts or models."""
+
 Key = tuple[str, str, str]
 
 
@@ -27,9 +33,24 @@ class EntryOutcome:
     error: BackendError | None = None
 
 
-def entries_of(given: Mapping[str, Any] | Iterable[Entry]) -> list[Entry]:
-    """The entries of a Bundle, or a list of entries as it is."""
-    return list(given.get("entry") or ()) if isinstance(given, Mapping) else list(given)
+def entries_of(given: Given) -> list[Entry]:
+    """The entries of a Bundle, or of a list, as plain dicts; Bundle, entries and resources may be models.
+
+    Raises ``Reject`` for what is neither.
+    """
+    plain = models.as_dict(given)
+    if isinstance(plain, Mapping):
+        if (type_ := plain.get("resourceType", "Bundle")) != "Bundle":
+            raise Reject(f"a Bundle or its entries were to be sent, not a single {type_}: put it into an entry")
+        plain = plain.get("entry") or ()
+    return [_plain(entry, place) for place, entry in enumerate(plain, 1)]
+
+
+def _plain(entry: Any, place: int) -> Entry:
+    plain = models.as_dict(entry)
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("request"), Mapping):
+        raise Reject(f"entry {place} of the Bundle has no request, which says what to do")
+    return {**plain, "resource": models.as_dict(plain["resource"])} if "resource" in plain else dict(plain)
 
 
 def bundle(type_: str, entries: list[Entry]) -> dict[str, Any]:
@@ -75,22 +96,23 @@ def _renaming(entry: Entry, first: Entry) -> dict[str, str]:
 
 def outcomes(backend: str, answer: Any, expected: int) -> list[EntryOutcome]:
     """The outcomes of the entries, by position; raises ``Refused`` if there is not one for each."""
-    entries = answer.get("entry") or [] if isinstance(answer, dict) else []
+    given = answer.get("entry") if isinstance(answer, dict) else None
+    entries = given if isinstance(given, list) else []
     if len(entries) != expected:
         raise Refused(backend, f"answered {expected} entries with {len(entries)}")
-    return [_outcome(backend, entry) for entry in entries]
+    return [_outcome(backend, entry if isinstance(entry, dict) else {}) for entry in entries]
 
 
 def _outcome(backend: str, entry: Entry) -> EntryOutcome:
-    response = entry.get("response") or {}
+    given = entry.get("response")
+    response = given if isinstance(given, dict) else {}
     digits = str(response.get("status", ""))[:3]
     status = int(digits) if digits.isdecimal() else 0
     error = None
     if not 200 <= status < 300:
         error = outcome_error(backend, outcome_issues(response.get("outcome")), status)
-    return EntryOutcome(
-        status, entry.get("resource"), response.get("location", ""), str(response.get("etag", "")), error
-    )
+    location, etag = (str(response.get(name) or "") for name in ("location", "etag"))
+    return EntryOutcome(status, entry.get("resource"), location, etag, error)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -19,7 +19,7 @@ from worker.backends import bundles, models, repeats
 from worker.backends.answers import resource
 from worker.backends.bulk.export import Export, Turn
 from worker.backends.bulk.question import Question, Wanted
-from worker.backends.bundles import Entry, EntryOutcome
+from worker.backends.bundles import Entry, EntryOutcome, Given
 from worker.backends.by_id import ById, Learnt
 from worker.backends.calls import Call, Caller
 from worker.backends.http import Http, HttpCaller
@@ -154,17 +154,19 @@ class Fhir:
             if error.status not in (404, 410):
                 raise
 
-    def transaction(self, entries: Mapping[str, Any] | Iterable[Entry]) -> list[EntryOutcome]:
+    def transaction(self, entries: Given) -> list[EntryOutcome]:
         """Send a Bundle, or its entries, of which all are done or none; the outcomes stand in their order."""
         kept, places = bundles.merged(bundles.entries_of(entries))
         done = self._send_bundle("transaction", kept)
         return [done[place] for place in places]
 
-    def batch(self, entries: Mapping[str, Any] | Iterable[Entry]) -> list[EntryOutcome]:
+    def batch(self, entries: Given) -> list[EntryOutcome]:
         """Send a Bundle, or its entries, each done or refused by itself: look at every outcome's ``error``."""
         return self._send_bundle("batch", bundles.entries_of(entries))
 
     def _send_bundle(self, type_: str, entries: list[Entry]) -> list[EntryOutcome]:
+        if not entries:
+            return []  # FHIR's JSON has no empty arrays
         plain = [
             {**entry, "resource": self._valid(entry["resource"])} if "resource" in entry else entry for entry in entries
         ]
