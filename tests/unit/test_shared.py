@@ -2,7 +2,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_backend import answer, opened
+from fake_backend import BASE, answer, opened
 
 from worker.backends.shared import Question, Shared
 from worker.errors import Refused, Unavailable
@@ -112,6 +112,34 @@ def test_a_write_at_above_or_below_a_path_makes_the_next_row_ask(method, written
     billing.at().request(method, written)
     billing.at().get("/clients/7", shared=True)
     assert billing.calls == (3 if is_asked_again else 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("/clients?id=7", "/clients"),
+        ("/clients/?id=7", "/clients/7?force=1"),
+        ("/clients", "/clients?force=1"),
+        (f"{BASE}/clients", "/clients"),
+        ("/clients", f"{BASE}/clients?force=1"),
+        ("/clients", BASE),
+        ("/wards/m%C3%BC", "/wards/mü"),
+        ("/wards/mü", "/wards/m%c3%bc/beds"),
+    ],
+)
+def test_a_path_is_the_same_however_it_is_written(asked, written):
+    billing = opened(plans)
+    billing.at().get(asked, shared=True)
+    billing.at().put(written)
+    billing.at().get(asked, shared=True)
+    assert billing.calls == 3
+
+
+def test_queries_in_paths_are_different_questions():
+    billing = opened(plans)
+    for path in ("/clients?id=7", "/clients?id=8", "/clients", "/clients?id=7"):
+        billing.at().get(path, shared=True)
+    assert billing.calls == 3
 
 
 def test_a_write_that_fails_may_have_been_done():

@@ -109,7 +109,7 @@ class RestBackend:
 
     def open(self, meter: Meter, stop: threading.Event, folder: Path | None = None) -> RestSession:  # noqa: ARG002
         """A session for one delivery."""
-        return RestSession(HttpCaller(self._http, meter, stop, self._http.retries + 1))
+        return RestSession(HttpCaller(self._http, meter, stop, self._http.retries + 1), self._http.url)
 
     def check(self) -> str:
         """Ask once for the backend's URL itself: any answer that does not turn us away will do."""
@@ -146,9 +146,9 @@ class RestBackend:
 class RestSession:
     """A REST backend opened for one delivery, whose rows may share answers."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, url: str) -> None:
         self._caller = caller
-        self._shared = Shared()
+        self._shared = Shared(url)
 
     def at(self, key: RowKey) -> Rest:
         """What the job sees while it works on one row."""

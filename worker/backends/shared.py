@@ -7,6 +7,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from worker.backends.lookups import own_copy
 
@@ -32,10 +33,11 @@ class Question(NamedTuple):
 class Shared:
     """Answers, as the bytes that came, by what was asked; for all threads that work on one delivery.
 
-    An error is raised to all who wait for it, and not remembered.
+    An error is raised to all who wait for it, and not remembered. ``url`` is the backend's own, which paths are below.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, url: str = "", most_bytes: int = MOST_BYTES) -> None:
+        self._url = f"{url.rstrip('/')}/"
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._flights: dict[Question, Future[bytes]] = {}
@@ -60,10 +62,11 @@ class Shared:
 
     def wrote(self, path: str) -> None:
         """Forget what a write may have changed: what is at the path, above it and below it."""
-        written = path.strip("/")
+        written = self._place(path)
         with self._lock:
             for question in list(self._flights):
-                if question.path in _places(written) or written in _places(question.path):
+                asked = self._place(question.path)
+                if asked in _places(written) or written in _places(asked):
                     del self._flights[question]  # who waits for it asked before; who comes now asks again
             for key in [(written, False), *((place, True) for place in _places(written))]:
                 for question in list(self._index.get(key, ())):
@@ -92,7 +95,7 @@ class Shared:
     def _remember(self, question: Question, answer: bytes) -> None:
         with self._lock:
             self._memory[question] = answer
-            for key in _keys(question):
+            for key in self._keys(question):
                 self._index[key].add(question)
             self._bytes += len(answer) + _OVERHEAD
             while self._bytes > self._most_bytes:
@@ -100,10 +103,20 @@ class Shared:
 
     def _drop(self, question: Question) -> None:
         self._bytes -= len(self._memory.pop(question)) + _OVERHEAD
-        for key in _keys(question):
+        for key in self._keys(question):
             self._index[key].discard(question)
             if not self._index[key]:
                 del self._index[key]
+
+    def _keys(self, question: Question) -> list[tuple[str, bool]]:
+        """Where an answer is found by the path of a write: at its own path, and below each of ``_places``."""
+        place = self._place(question.path)
+        return [(place, True), *((above, False) for above in _places(place))]
+
+    def _place(self, path: str) -> str:
+        """What a path leads to, however it is written: quoted or not, as a whole URL, with a query of its own."""
+        written = path.partition("?")[0]
+        return unquote(f"{written}/".removeprefix(self._url)).strip("/")
 
 
 def _places(path: str) -> list[str]:
@@ -113,8 +126,3 @@ def _places(path: str) -> list[str]:
         path = path.rpartition("/")[0]
         places.append(path)
     return places
-
-
-def _keys(question: Question) -> list[tuple[str, bool]]:
-    """Where an answer is found by the path of a write: at its own path, and below each of ``_places``."""
-    return [(question.path, True), *((place, False) for place in _places(question.path))]
