@@ -65,13 +65,16 @@ class Execution:
 
     def work(self, unit: Unit) -> list[Outcome]:
         """The outcomes of a unit that are not known yet."""
-        with _interruptions:
+        Interrupted.met()  # before, which is no matter of this one's
+        try:
             if isinstance(unit, Row):
                 return [self.row(unit)]
             if isinstance(unit, Outcome):
                 return [unit]
             outcomes = *unit.wrong, *self.chunk(unit)
             return [outcome for outcome in outcomes if not self._is_done(outcome.index)]
+        finally:
+            _raise_met()
 
     def source(self) -> Iterator[Mapping[str, Any]]:
         """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
@@ -85,8 +88,11 @@ class Execution:
             yield row
 
     def _of_source(self, step: Callable[[], T]) -> T:
-        with _interruptions:
+        Interrupted.met()
+        try:
             return self._step_of_source(lambda: self._call(step))
+        finally:
+            _raise_met()
 
     def _step_of_source(self, step: Callable[[], T]) -> T:
         try:
@@ -169,20 +175,12 @@ class Execution:
         return f"the job has a bug: {bug}" if said else _BUG
 
 
-class _Interruptions:
-    """Raise the reason of what the job has met inside the ``with``, be it that a bare ``except`` has caught it."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        Interrupted.met()
-
-    def __exit__(self, *_: object) -> None:
-        if met := Interrupted.met():
-            raise met.reason from None
+def _raise_met() -> None:
+    """Raise the reason of what the job has met, be it that a bare ``except`` has caught it."""
+    if met := Interrupted.met():
+        raise met.reason from None
 
 
-_interruptions = _Interruptions()
 _TOLD = (NoResult, exact_json.NoJson)
 """Bugs whose text says nothing of anybody."""
 

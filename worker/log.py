@@ -8,8 +8,9 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -88,24 +89,31 @@ def get_logger() -> FilteringBoundLogger:
 _context: ContextVar[dict[str, object]] = ContextVar("context", default={})  # noqa: B039 - the default never changes
 
 
-class bound:  # noqa: N801 - reads like a function, and is spared a generator at each delivery
-    """Add values to every event inside the ``with``; a new thread begins without them.
+def bind(values: dict[str, object]) -> Token[dict[str, object]]:
+    """Add values, and what joins them later, to every event, until ``unbind`` is given what this gives.
 
-    What it gives is called with values that are known only later.
+    A new thread begins without them.
     """
+    if before := _context.get():
+        own = values.copy()
+        values.clear()
+        values |= before | own
+    return _context.set(values)
 
-    __slots__ = ("_before", "_values")
 
-    def __init__(self, **values: object) -> None:
-        self._values = values
+def unbind(token: Token[dict[str, object]]) -> None:
+    """Have the values that were bound before."""
+    _context.reset(token)
 
-    def __enter__(self) -> Callable[..., None]:
-        values = _context.get() | self._values
-        self._before = _context.set(values)
-        return values.update
 
-    def __exit__(self, *_: object) -> None:
-        _context.reset(self._before)
+@contextmanager
+def bound(**values: object) -> Iterator[None]:
+    """Add values to every event inside the ``with``."""
+    token = bind(values)
+    try:
+        yield
+    finally:
+        unbind(token)
 
 
 def context() -> Mapping[str, object]:

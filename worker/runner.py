@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from worker import log
@@ -69,22 +68,28 @@ class Runner:
 
     def run(self, delivery: Delivery) -> None:
         """Take a delivery to its end, whatever that is: the delivery is told, nothing is raised."""
-        with log.bound(delivery=delivery.id) as also:
-            error: Exception | None = None
+        known: dict[str, object] = {"delivery": delivery.id}
+        before = log.bind(known)
+        try:
             self._watcher.began(delivery)
-            try:
-                self._work(delivery, also)
-            except Exception as raised:  # noqa: BLE001 - settle decides: failed, or put back
-                error = raised
-            except BaseException as raised:  # noqa: BLE001 - a job raised what is no error at all
-                error = RuntimeError(f"a job raised {type(raised).__name__}")
+            error = self._try(delivery, known)
             delivery.settle(error)
             self._watcher.ended(delivery, error)
+        finally:
+            log.unbind(before)
 
-    def _work(self, delivery: Delivery, also: Callable[..., None]) -> None:
-        job = self._jobs.find(delivery.job, delivery.source)
-        delivery.job = job.name
-        also(job=job.name)
+    def _try(self, delivery: Delivery, known: dict[str, object]) -> Exception | None:
+        try:
+            job = self._jobs.find(delivery.job, delivery.source)
+            known["job"] = delivery.job = job.name
+            self._work(delivery, job)
+        except Exception as error:  # noqa: BLE001 - settle decides: failed, or put back
+            return error
+        except BaseException as raised:  # noqa: BLE001 - a job raised what is no error at all
+            return RuntimeError(f"a job raised {type(raised).__name__}")
+        return None
+
+    def _work(self, delivery: Delivery, job: Job[..., Any]) -> None:
         with self._outputs[delivery.trigger].open(delivery, job) as part:
             if not part.committed:
                 try:
@@ -97,19 +102,19 @@ class Runner:
         context = DeliveryContext(delivery, self._backends, self._memory.load, self._stop.part)
         delivery.hurry = context.hurry
         execution = Execution(job, context, part.is_done)
-        work, ask = partial(self._work_on, delivery, execution), partial(self._ask, delivery, execution)
-        chunks = delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows, ask))
-        units, held_up = map(execution.units, chunks), delivery.meter.held_up
+
+        def work(unit: Unit) -> list[Outcome]:
+            self._go_on(delivery)
+            outcomes = execution.work(unit)
+            self._be_in_time()
+            return outcomes
+
+        reading = Reading(job.encoding, job.delimiter, self._chunk_rows, lambda: self._ask(delivery, execution))
+        units, held_up = map(execution.units, delivery.read(reading)), delivery.meter.held_up
         for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=context.hurry):
             outcomes = [outcome for some in done for outcome in some]
             part.append(outcomes)
             self._watcher.progressed(delivery, outcomes)
-
-    def _work_on(self, delivery: Delivery, execution: Execution, unit: Unit) -> list[Outcome]:
-        self._go_on(delivery)
-        outcomes = execution.work(unit)
-        self._be_in_time()
-        return outcomes
 
     def _ask(self, delivery: Delivery, execution: Execution) -> Iterator[Mapping[str, Any]]:
         for row in execution.source():

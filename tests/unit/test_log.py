@@ -52,12 +52,14 @@ def test_what_is_bound_comes_before_the_events_own_values_and_ends_with_its_bloc
     assert second.endswith("info  idle")
 
 
-def test_what_is_known_later_is_added_for_the_rest_of_the_block_and_no_longer(configure: Configure) -> None:
+def test_what_joins_bound_values_later_is_added_until_they_are_unbound(configure: Configure) -> None:
     stream = configure()
     with log.bound(worker="one"):
-        with log.bound(delivery="3f9a1c2b") as also:
-            also(job="client_summary")
-            log.get_logger().info("delivery taken")
+        known: dict[str, object] = {"delivery": "3f9a1c2b"}
+        before = log.bind(known)
+        known["job"] = "client_summary"
+        log.get_logger().info("delivery taken")
+        log.unbind(before)
         log.get_logger().info("idle")
     first, second = stream.getvalue().splitlines()
     assert first.endswith("delivery taken worker=one delivery=3f9a1c2b job=client_summary")

@@ -92,13 +92,13 @@ _WRITE = """
         common(owner, lease, kept, now) AS (SELECT {value}, {value}, {value}, {now})
     SELECT queue, key, delivery, job, sha256, bytes, state, run, reply, error, detail, rows,
         0, owner, now + lease, now, now + kept, CASE WHEN state <> 'running' THEN now END
-        FROM said, common WHERE queue IS NOT NULL
+        FROM said, common WHERE queue <> ''
     ON CONFLICT (queue, key) DO UPDATE SET state = excluded.state, reply = excluded.reply, error = excluded.error,
         detail = excluded.detail, rows_done = excluded.rows_done, finished = excluded.finished,
         expires = excluded.expires
         WHERE excluded.state <> 'running' AND messages.attempts = excluded.attempts
             AND messages.owner = excluded.owner"""
-_RUNNING = "running", 1, b"", "", "", 0
+_RUNNING = "running", 1, bytearray(), "", "", 0
 _this = (table.c.queue == sa.bindparam("this_queue")) & (table.c.key == sa.bindparam("this_key"))
 _run = table.c.attempts == sa.bindparam("run")
 _place = table.c.queue, table.c.key
@@ -281,7 +281,8 @@ def _claimed(claim: Claim) -> tuple[Any, ...]:
 
 def _noted(note: Note) -> tuple[Any, ...]:
     error, detail = note.error and storable(note.error), note.detail and storable(note.detail)
-    end = note.end, note.attempts, note.reply, error, detail, note.rows
+    # Of bytes, sqlite3 asks each time whether somebody would have them written as something else.
+    end = note.end, note.attempts, bytearray(note.reply), error, detail, note.rows
     return _who(note.claim) + end
 
 
