@@ -78,6 +78,7 @@ class ClientCredentials:
         self.name = name
         self._cache = cache
         self._clock = clock
+        self._tickets: dict[str, Ticket] = {}  # the last one by origin, good for as long as its token
 
     def token(self, meter: Meter) -> Token:
         """The token of the moment; raises ``Unavailable`` or ``Unauthorized``."""
@@ -86,7 +87,11 @@ class ClientCredentials:
     def ticket(self, meter: Meter, origin: str) -> Ticket:
         """A ticket with the token of the moment."""
         token = self._cache.get(meter)
-        return Ticket(self.name, origin, "Authorization", f"Bearer {token.access_token}", token)
+        ticket = self._tickets.get(origin)
+        if ticket is None or ticket.token is not token:
+            ticket = Ticket(self.name, origin, "Authorization", f"Bearer {token.access_token}", token)
+            self._tickets[origin] = ticket
+        return ticket
 
     def refused(self, ticket: Ticket) -> bool:
         """Forget the ticket's token, unless it is new; True if a new ticket is worth one more try."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -75,8 +76,9 @@ def resource(backend: str, response: requests.Response) -> Any:
 
 
 def whole(_backend: str, response: requests.Response) -> requests.Response:
-    """The response as it is, but for the request's headers, where the token stands."""
+    """The response as it is, with headers of its own, but without the request's, where the token stands."""
     response.request.headers = CaseInsensitiveDict()
+    response.headers = response.headers.copy()
     return response
 
 
@@ -128,7 +130,7 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
         if not tells_its_end(response.headers):
             raise Unavailable(backend, "broke off before its answer", response.status_code)
         return None
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = _kind(response.headers.get("Content-Type", ""))
     status = response.status_code
     if kind in ("text/html", "application/xhtml+xml"):
         raise Unavailable(backend, "answered a web page instead of JSON (a log-in page?)", status)
@@ -138,6 +140,11 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
         return loads(content.removeprefix(BOM_UTF8))
     except ValueError as error:
         raise ServerFault(backend, "answered broken JSON", status) from error
+
+
+@lru_cache(maxsize=256)
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _json_or_none(response: requests.Response) -> Any:

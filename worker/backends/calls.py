@@ -11,7 +11,7 @@ import requests
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take as long as to find out where to send it
 class Call:
     """One request to a backend: ``path`` is below the backend's URL, or a whole URL of its origin.
 

@@ -29,6 +29,7 @@ _MOST_FIELDS = 1000
 _LONGEST_LINE = 2**12  # of a chunk's size
 _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]+")
 _END = re.compile(rb"\n\r?\n")
+_USUAL_END = b"\r\n\r\n"
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
 _FIELD = re.compile(r"^([\w!#$%&'*+.^`|~-]+):[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.ASCII | re.MULTILINE)
 _FOLD = re.compile(r"\r?\n[ \t]+")
@@ -41,7 +42,8 @@ _NO_TIME = timedelta(0)
 class Head(NamedTuple):
     """What stands before an answer's body; ``keeps_open``: the connection may serve another call after it.
 
-    ``length`` is the body's in bytes, where that is what it ends by.
+    ``length`` is the body's in bytes, where that is what it ends by; ``is_plain``: if there is one, these are the bytes
+    that were meant. The headers are those of all answers with such a head: not to be changed.
     """
 
     status: int
@@ -49,6 +51,7 @@ class Head(NamedTuple):
     headers: Headers
     keeps_open: bool
     length: int | None
+    is_plain: bool
 
 
 class Answer(requests.Response):
@@ -57,7 +60,7 @@ class Answer(requests.Response):
     def __init__(self, request: requests.PreparedRequest, head: Head) -> None:
         # Without the parent's, which takes as long as to read the answer.
         self.request, self.url = request, str(request.url)
-        self.status_code, self.reason, self.headers = head.status, head.reason, head.headers.copy()
+        self.status_code, self.reason, self.headers = head.status, head.reason, head.headers
         self.history, self.raw, self.elapsed = [], None, _NO_TIME
         self._content: bytes = b""
         self._content_consumed = True
@@ -78,25 +81,21 @@ def request_bytes(request: requests.PreparedRequest, *, by_proxy: bool = False) 
     """Head and body as they are sent; to a proxy with the whole URL. Raises ``requests.exceptions.InvalidURL``."""
     host, path = _split(str(request.url))
     target = str(request.url).partition("#")[0] if by_proxy else path
-    lines = [f"{request.method} {target} HTTP/1.1"]
     given = entries_of(request.headers)
-    if "host" not in given:
-        lines.append(f"Host: {host}")
-    if "accept-encoding" not in given:
-        lines.append("Accept-Encoding: gzip, deflate")
-    lines += [f"{name}: {value}" for name, value in given.values()]
+    host = "" if "host" in given else f"Host: {host}\r\n"
+    coding = "" if "accept-encoding" in given else "Accept-Encoding: gzip, deflate\r\n"
+    fields = "".join([f"{name}: {value}\r\n" for name, value in given.values()])
     body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-    if body and "content-length" not in given:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + body
+    length = f"Content-Length: {len(body)}\r\n" if body and "content-length" not in given else ""
+    return f"{request.method} {target} HTTP/1.1\r\n{host}{coding}{fields}{length}\r\n".encode("latin-1") + body
 
 
 def _split(url: str) -> tuple[str, str]:
     """Host and port as the URL names them, and what stands behind them."""
     rest = url.partition("://")[2]
-    host, slash, path = rest.partition("/")
-    path = slash + path
-    if not _TARGET.fullmatch(path) or "?" in host:
+    slash = rest.find("/")
+    host, path = rest[:slash], rest[slash:]
+    if slash < 0 or not _TARGET.fullmatch(path) or "?" in host:
         host, path = _split_thoroughly(rest)
     return host.rpartition("@")[2], path
 
@@ -115,7 +114,25 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
 
     Raises ``BodyTooLong``, and ``requests.ConnectionError`` for what is no whole answer.
     """
-    incoming = _Incoming(receive)
+    first = receive()
+    return _at_once(request, first, most) or _in_pieces(request, _Incoming(receive, first), most)
+
+
+def _at_once(request: requests.PreparedRequest, data: bytes, most: int) -> tuple[Answer, bool] | None:
+    """The answer, if that is just what the bytes are, as they mostly are."""
+    end = data.find(_USUAL_END)
+    start = end + len(_USUAL_END)
+    if not 0 < end <= _SHORT_HEAD or request.method == "HEAD" or b"\n\n" in (lines := data[: end + 2]):
+        return None
+    head = _known_head(lines)
+    if not head.is_plain or head.length != len(data) - start or head.length > most:
+        return None
+    answer = Answer(request, head)
+    answer._content = data[start:]
+    return answer, head.keeps_open
+
+
+def _in_pieces(request: requests.PreparedRequest, incoming: _Incoming, most: int) -> tuple[Answer, bool]:
     head = _last_head(incoming)
     answer, given, keeps = Answer(request, head), head.headers.entries, head.keeps_open
     if request.method != "HEAD" and head.status not in _NO_BODY:
@@ -184,7 +201,9 @@ def _read_head(data: bytes) -> Head:
         _broken("answered more headers than anybody needs")
     headers = Headers(fields)
     keeps_open = _keeps_open(status[1], headers.get("Connection"))
-    return Head(int(status[2]), status[3] or "", headers, keeps_open, _length(headers.entries))
+    code, length = int(status[2]), _length(headers.entries)
+    is_plain = code >= 200 and code not in _NO_BODY and length is not None and "content-encoding" not in headers
+    return Head(code, status[3] or "", headers, keeps_open, length, is_plain)
 
 
 # Many backends give one of a few heads with each answer, until the second in their date has passed.
@@ -254,9 +273,9 @@ def _chunks(incoming: _Incoming, given: Entries) -> Iterator[bytes]:
 class _Incoming:
     """The bytes of an answer, as they come; those up to ``_at`` are taken."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, first: bytes = b"") -> None:
         self._receive = receive
-        self._data = b""
+        self._data = first
         self._at = 0
 
     @property

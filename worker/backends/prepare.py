@@ -69,6 +69,9 @@ _quoted_name = lru_cache(maxsize=256, typed=True)(_quoted)  # the same few again
 def pairs(params: Mapping[str, Any] | list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Names and single values as ``requests`` takes them: a list is repeated, None left out."""
     for name, given in params.items() if isinstance(params, _MAPPING) else params:
-        for value in [given] if isinstance(given, _TEXT) or not hasattr(given, "__iter__") else given:
-            if value is not None:
-                yield name, value
+        if type(given) is str:
+            yield name, given
+        else:
+            for value in [given] if isinstance(given, _TEXT) or not hasattr(given, "__iter__") else given:
+                if value is not None:
+                    yield name, value

@@ -89,12 +89,13 @@ class Rest:
 
     def _call(self, method: str, path: str, params: Any, json: Any, headers: Mapping[str, str] | None) -> Call:
         own: dict[str, str] = {}
-        if json is not None:
-            own["Content-Type"] = "application/json"
         given = headers or {}
         if method in _NOT_IDEMPOTENT and "idempotency-key" not in map(str.lower, given):
             own["Idempotency-Key"] = self._key.next()
-        return Call(method, path, params, None if json is None else exact_json.dumps(json), {**own, **given})
+        if json is None:
+            return Call(method, path, params, None, {**own, **given})
+        own["Content-Type"] = "application/json"
+        return Call(method, path, params, exact_json.dumps(json), {**own, **given})
 
 
 class RestBackend:

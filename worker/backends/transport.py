@@ -77,9 +77,10 @@ class CurlAdapter(BaseAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """The answer; ``timeout`` is for connecting, and for a silence before or within an answer."""
-        scheme, _, rest = str(request.url).partition("://")
-        proxy = (select_proxy(str(request.url), dict(proxies)) or "") if proxies else ""
-        way = Way(f"{scheme}://{rest.partition('/')[0]}", timeout, verify, cert, proxy)
+        url = str(request.url)
+        proxy = (select_proxy(url, dict(proxies)) or "") if proxies else ""
+        path = url.find("/", url.find("://") + 3)
+        way = Way(url if path < 0 else url[:path], timeout, verify, cert, proxy)
         try:
             return self._open(way, request) if stream else self._answer(way, request)
         except Exception as error:
