@@ -115,11 +115,6 @@ def length(array: bytes) -> int:
     return len(orjson.loads(array))
 
 
-def loads_for(text: bytes) -> Callable[[bytes], Any]:
-    """What parses this very text, which ``dumps`` has written, as ``loads`` does, and without looking at it again."""
-    return loads if text[:1] not in b"{[" or _SUSPECT.search(text) else orjson.loads
-
-
 def _holds_a_fraction(value: Any) -> bool:
     if type(value) not in _CONTAINERS:
         return type(value) is float
@@ -145,6 +140,22 @@ def dumps(value: Any, *, indent: bool = False) -> bytes:
     if b"null" in text and not _has_no_float(value):  # it may be what orjson makes of NaN; a second look costs more
         _refuse_nan([value])
     return text
+
+
+def packed(value: Any) -> tuple[bytes, Callable[[bytes], Any]]:
+    """What ``loads`` has given, as JSON, and what makes of that the same again without looking for fractions."""
+    is_plain = True
+
+    def plain(part: Any) -> Any:
+        nonlocal is_plain
+        is_plain = False
+        return _plain(part)
+
+    try:
+        text = orjson.dumps(value, plain, _FOR_PROGRAMS)
+    except TypeError:  # a whole number of more than 64 bits
+        return dumps(value), loads
+    return text, orjson.loads if is_plain else loads
 
 
 def _dumps_long(value: Any, options: int) -> bytes:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fake_backend import BASE, answer, opened_fhir, query
 
+from worker import exact_json
 from worker.backends.answers import TooCostly
 from worker.backends.lookups import ENOUGH, MOST_IDS, Lookups
 from worker.errors import Refused, ServerFault, Unauthorized, Unavailable
@@ -255,6 +256,17 @@ class Keeper:
             return answer(status=502) if self.breaks else said
         known = self.kept if request.url.endswith("/p1") else None
         return answer(known) if known else answer(status=404)
+
+
+@pytest.mark.parametrize("number", ["1.10", "1E+5", "123456789012345678901234567890", "-0.0", "7", '"1.10"'])
+def test_each_row_gets_the_resource_for_itself_and_as_it_came(number):
+    text = f'{{"resourceType":"Observation","id":"o1","valueQuantity":{{"value":{number}}}}}'
+    ehr = opened_fhir(lambda _: answer(text.encode()))
+    for _ in range(3):
+        found = ehr.at().read("Observation", "o1")
+        assert exact_json.dumps(found).decode() == text
+        found.pop("id")
+        found["valueQuantity"].clear()
 
 
 @pytest.mark.parametrize("condition", [None, {"identifier": ("urn:x", "1")}], ids=["plain", "conditional"])

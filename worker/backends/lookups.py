@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from worker import exact_json
@@ -35,15 +36,18 @@ Failure = TypeVar("Failure", bound=BaseException)
 class _Kept:
     """A resource as JSON, and what reads it back fastest."""
 
-    __slots__ = ("_loads", "_text", "size")
+    __slots__ = ("_as_it_came", "_loads", "_text", "size")
 
     def __init__(self, resource: Any) -> None:
-        self._text = exact_json.dumps(resource)
+        self._text, self._loads = exact_json.packed(resource)
         self.size = len(self._text)
-        self._loads = exact_json.loads_for(self._text)
+        self._as_it_came = [resource]
 
     def own(self) -> Any:
-        """A copy of it for one more row."""
+        """It itself for the first row, which is there already, and a copy for each further one."""
+        if self._as_it_came:
+            with suppress(IndexError):  # another thread was faster
+                return self._as_it_came.pop()
         return self._loads(self._text)
 
 

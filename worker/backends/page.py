@@ -85,5 +85,6 @@ def _objects(values: Any) -> list[dict[str, Any]]:
 def _mode(entry: dict[str, Any], found: Resource) -> str:
     if found.get("resourceType") == "OperationOutcome":
         return "outcome"
-    modes = [search.get("mode") for search in _objects([entry.get("search")])]
-    return next((mode for mode in modes if mode in ("include", "outcome")), "match")
+    search = entry.get("search")
+    mode = search.get("mode") if isinstance(search, dict) else ""
+    return mode if mode in ("include", "outcome") else "match"

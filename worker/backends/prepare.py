@@ -31,9 +31,8 @@ class _Request(requests.PreparedRequest):
 
     def __init__(self, method: str, headers: Headers, body: bytes | None) -> None:
         self.method, self.headers, self.body = method, headers, body
-        self.url = None
+        self.url = self._cookies = self._body_position = None
         self.hooks = {}
-        self._cookies = self._body_position = None
 
 
 def prepare(call: Call, url: str) -> requests.PreparedRequest:
@@ -41,10 +40,11 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     if call.method not in _METHODS and not _METHOD.fullmatch(call.method):
         raise ValueError("the method cannot be sent")
     request = _Request(call.method, _COMMON.copy(), call.body)
-    for name, value in call.headers.items():
-        request.headers[name] = value
-    if call.headers and not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
-        raise ValueError("a header cannot be sent")
+    if call.headers:
+        for name, value in call.headers.items():
+            request.headers[name] = value
+        if not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
+            raise ValueError("a header cannot be sent")
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
         query = [f"{_quoted_name(name)}={_quoted(value)}" for name, value in pairs(call.params or {})]
         request.url = f"{url}?{'&'.join(query)}" if query else url

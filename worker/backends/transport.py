@@ -13,6 +13,9 @@ from worker.backends.curl import Certificate, Connection, NotAnswered, Timeout, 
 from worker.backends.http1 import Answer
 from worker.forks import forks
 
+_Parts = tuple[str, Timeout, bool | str, Certificate, str]
+"""Those of a ``Way``, which is made only where a new connection is: to make one takes longer than to look it up."""
+
 
 class CutOff(requests.ConnectionError):
     """The call was ended, or not begun, as the process is to end. It may have been done."""
@@ -63,7 +66,7 @@ class CurlAdapter(BaseAdapter):
         self._under_way = under_way or UnderWay()
         self._seconds = seconds
         self._max_body = max_body
-        self._idle: defaultdict[Way, list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[_Parts, list[Connection]] = defaultdict(list)
         self._closed = False
         self._forks = forks.count
 
@@ -80,18 +83,18 @@ class CurlAdapter(BaseAdapter):
         url = str(request.url)
         proxy = (select_proxy(url, dict(proxies)) or "") if proxies else ""
         path = url.find("/", url.find("://") + 3)
-        way = Way(url if path < 0 else url[:path], timeout, verify, cert, proxy)
+        way = url if path < 0 else url[:path], timeout, verify, cert, proxy
         try:
-            return self._open(way, request) if stream else self._answer(way, request)
+            return self._open(Way(*way), request) if stream else self._answer(way, request)
         except Exception as error:
             if self._under_way.is_cut_off:  # which is why, most likely
                 raise CutOff(*error.args) from error
             raise
 
-    def _answer(self, way: Way, request: requests.PreparedRequest) -> Answer:
+    def _answer(self, way: _Parts, request: requests.PreparedRequest) -> Answer:
         connection = self._take(way)
         try:
-            return self._exchange(connection or Connection(way), request)
+            return self._exchange(connection or Connection(Way(*way)), request)
         except NotAnswered as error:
             if not connection:
                 raise requests.ConnectionError(*error.args) from error
@@ -145,7 +148,7 @@ class CurlAdapter(BaseAdapter):
             except IndexError:  # also where another thread took the last one
                 return
 
-    def _take(self, way: Way) -> Connection | None:
+    def _take(self, way: _Parts) -> Connection | None:
         if self._forks != forks.count:
             # We are a fork. The connections are the parent's: not to be used here, nor closed, which would end its TLS.
             self._parents, self._idle, self._forks = self._idle, defaultdict(list), forks.count
