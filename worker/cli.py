@@ -6,7 +6,6 @@ imported inside it, so that `longshore --help` does not wait for pandas.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from worker.commands.arguments import (
     MISUSED,
     Config,
     Json,
+    check_files,
     check_name,
     load_project,
     misused,
@@ -33,6 +33,7 @@ from worker.commands.inquiries import call, check, jobs, retry, show, status, to
 from worker.commands.keys import keys
 from worker.commands.publish import publish
 from worker.errors import ConfigError, Damaged, WorkerError, sentence
+from worker.files import name_fault
 from worker.held import release
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def init(name: Annotated[Path, typer.Argument(metavar="NAME", help="The folder t
 def sandbox(
     json: Json = False,
     port: Annotated[int, typer.Option(min=1, max=65533, help="The first of three ports in a row.")] = 8801,
-    latency: Annotated[float, typer.Option(min=0.0, help="Seconds that every answer takes.")] = 0.0,
+    latency: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Seconds that every answer takes.")] = 0.0,
 ) -> None:
     """An OAuth server and two backends on this machine, until Ctrl-C."""
     from worker.commands import screens
@@ -202,7 +203,8 @@ def process(
     from worker.commands import accounts, screens
 
     project = load_project(config)
-    _check_files(files)
+    check_files(files)
+    _check_names(files)
     if job:
         check_name("--job", job, project.jobs)
     with prints_aside(), screens.Roll(shown=_is_watched(json)) as roll, _worker(project, roll) as worker:
@@ -218,12 +220,11 @@ def process(
     _end(failed=states.count("failed"), waiting=len(files) - states.count("done") - states.count("failed"))
 
 
-def _check_files(files: list[Path]) -> None:
-    for file in files:
-        if not file.is_file():
-            misused(f"{file}: {'is no regular file' if file.exists() else 'there is no such file'}")
-        if not os.access(file, os.R_OK):
-            misused(f"{file}: cannot be read; give this user the permission")
+def _check_names(paths: list[Path]) -> None:
+    """Before the first one is begun, which would have to be left where it is."""
+    for path in paths:
+        if fault := name_fault(path.name):
+            misused(f"{path}: {fault}")
 
 
 def _end(*, failed: int, waiting: int) -> None:

@@ -209,6 +209,13 @@ def test_process_of_a_missing_file_runs_nothing(longshore, project, samples):
     assert manifests(project) == []
 
 
+def test_process_begins_nothing_where_one_of_the_names_is_too_long(longshore, project, samples):
+    (project / f"clients{'x' * 214}.csv").touch()
+    done = longshore("process", samples / "clients.csv", f"clients{'x' * 214}.csv", cwd=project)
+    assert (done.returncode, "its name is longer than 220 bytes; rename it" in done.stderr) == (2, True)
+    assert json.loads(longshore("status", "--json", cwd=project).stdout)["deliveries"] == []
+
+
 def test_process_with_an_unknown_job_names_the_nearest(longshore, project, samples):
     done = longshore("process", "--job", "client_sumary", samples / "clients.csv", cwd=project)
     assert done.returncode == 2
@@ -538,6 +545,8 @@ def test_verify_is_content_with_the_outbox_until_something_in_it_changes(longsho
     named = longshore("verify", manifest, cwd=project)
     assert named.returncode == 1
     assert f"{results.name} has" in named.stderr
+    missing = longshore("verify", "nowhere.manifest.json", cwd=project)
+    assert (missing.returncode, missing.stderr) == (2, "error: nowhere.manifest.json: there is no such file\n")
 
 
 def test_a_ledger_that_is_newer_than_the_program_is_told_without_a_traceback(longshore, project):

@@ -38,6 +38,9 @@ def test_programs_get_json(longshore, tmp_path, arguments):
     assert not found["jwks"]["keys"][0].keys() & PRIVATE
 
 
-def test_a_folder_that_cannot_be_written_is_named(longshore):
+def test_a_folder_that_is_not_there_is_named(longshore):
     done = longshore("keys", "new", "missing/private-key.jwk")
-    assert (done.returncode, done.stderr) == (1, "error: No such file or directory: missing/private-key.jwk\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: missing/private-key.jwk: there is no folder missing; make it, or name another FILE\n",
+    )

@@ -118,6 +118,7 @@ def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broke
         ("q", "client.json", "--wait", "--timeout", "0.5"): (1, "nothing came back for 0.5 s; what was sent"),
         ("q", "client.json", "--wait", "--timeout", "0.6"): (1, "or is a dead letter by now, in q.dead"),
         ("q", "client.xml"): (2, "client.xml: its name must end in .json or .csv"),
+        ("q", "client.json", "--timeout", "inf"): (2, "86400"),
         ("q", "missing.json"): (2, "missing.json: cannot be read: No such file or directory"),
     }
     for arguments, (code, what) in wrong.items():

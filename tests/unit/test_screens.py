@@ -1,5 +1,7 @@
 """What people see is what was written, whatever that is."""
 
+import json
+
 import pytest
 
 from worker.commands import screens
@@ -23,6 +25,29 @@ def test_a_path_is_not_folded_however_narrow_the_screen(capsys, monkeypatch):
 def test_a_complaint_is_one_line_on_standard_error(capsys):
     screens.complain("this\nand that")
     assert capsys.readouterr().err == "error: this\\nand that\n"
+
+
+@pytest.mark.parametrize("text", ["no\u00a0break", "\x7f\x9b\u2028\u202e", "\U000e0001", "a\nb\x1b"])
+@pytest.mark.parametrize("indent", [False, True])
+def test_json_with_what_cannot_be_printed_does_nothing_to_the_terminal_and_stays_json(capsys, text, indent):
+    screens.say(screens.as_json({"name": text}, indent=indent))
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"name": text}
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_a_line_break_in_a_name_does_not_make_a_line_of_its_own(capsys):
+    name = "a\nstate done.csv"
+    line = {"source": name, "job": "", "state": "failed", "rows_done": 0, "attempts": 1, "delivery": "1", "error": name}
+    screens.accounts([{**line, "rows_in": 1}], "outbox")
+    screens.accounts([{**line, "outputs": [{"name": name}]}], "outbox")
+    screens.status([line], {"failed": 1})
+    counts = {"rows_in": 1, "results": 1, "rejected": 0, "skipped": 0, "token_requests": 0}
+    manifest = {**counts, "outputs": [{"name": name, "rows": 1}]}
+    screens.show({"source": name, "manifest": manifest, "history": []}, "outbox")
+    shown = capsys.readouterr().out
+    assert shown.count("a\\nstate done.csv") > 6
+    assert "a\nstate" not in shown
 
 
 def test_a_table_keeps_every_character_on_a_narrow_screen(capsys, monkeypatch):

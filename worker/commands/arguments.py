@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
@@ -62,6 +63,15 @@ def check_name(given: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         misused(f"{given} {name}: there is no such name{nearest(name, names)}")
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Exit if any of them is no file that can be read."""
+    for file in files:
+        if not file.is_file():
+            misused(f"{file}: {'is no regular file' if file.exists() else 'there is no such file'}")
+        if not os.access(file, os.R_OK):
+            misused(f"{file}: cannot be read; give this user the permission")
 
 
 def misused(what: str) -> NoReturn:

@@ -12,6 +12,7 @@ from worker import exact_json
 from worker.auth import ClientCredentials, Credential
 from worker.backends.fhir import FhirSession
 from worker.backends.rest import Rest
+from worker.commands.screens import as_json
 from worker.config import Settings
 from worker.connections import Connections, connect
 from worker.records import Meter, RowKey
@@ -47,6 +48,6 @@ def call(backend: Backend, method: str, path: str, body: Any, *, indent: bool) -
     else:
         response = session.at(key).request(method, path, json=body)
     try:
-        return exact_json.dumps(exact_json.loads(response.content), indent=indent).decode()
+        return as_json(exact_json.loads(response.content), indent=indent)
     except ValueError:
         return str(response.text)

@@ -14,6 +14,7 @@ from worker.commands.arguments import (
     Config,
     DeliveryId,
     Json,
+    check_files,
     check_name,
     load_project,
     load_settings,
@@ -109,7 +110,8 @@ def retry(
     if json:
         screens.say_json({"delivery": entry.id, "state": "waiting", "source": name})
     else:
-        screens.say(f"{name} waits again: a running worker takes it when it is its turn, else `longshore run`")
+        what = f"{screens.printable(name)} waits again"
+        screens.say(f"{what}: a running worker takes it when it is its turn, else `longshore run`")
 
 
 def _reopen(entry: Entry, ledger: Ledger, settings: Settings) -> str:
@@ -167,6 +169,7 @@ def verify(
     """Is what lies in the outbox still what its manifests say? Stops at the first difference."""
     from worker.commands import screens, verification
 
+    check_files(manifests or ())
     found = manifests or sorted(load_worker(config).worker.outbox.glob("*.manifest.json"))
     for manifest in found:
         if difference := next(verification.differences(manifest), None):

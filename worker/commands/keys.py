@@ -42,7 +42,7 @@ def new(
     if json:
         screens.say_json({"file": str(file.resolve()), "jwks": jwks})
         return
-    screens.say(exact_json.dumps(jwks, indent=True).decode())
+    screens.say(screens.as_json(jwks, indent=True))
     screens.say(
         f"\nRegister the above at the OAuth server. {file} is private; in its [auth.NAME] write:\n", stderr=True
     )
@@ -58,3 +58,5 @@ def _write(file: Path, private_key: bytes) -> None:
             os.fsync(opened.fileno())
     except FileExistsError:
         misused(f"{file} is there already, and a key is not overwritten; name another FILE")
+    except (FileNotFoundError, NotADirectoryError):
+        misused(f"{file}: there is no folder {file.parent}; make it, or name another FILE")

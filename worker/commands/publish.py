@@ -37,7 +37,9 @@ def publish(
     config: Config = None,
     json: Json = False,
     wait: Annotated[bool, typer.Option("--wait", help="Print the reply.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait, for the broker and for a reply.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds to wait, for the broker and for a reply.")
+    ] = 60,
     count: Annotated[int, typer.Option(min=1, help="Send it so many times, each with an id of its own.")] = 1,
 ) -> None:
     """Send a message to a queue, as an asker would; done when the broker has it on disk."""

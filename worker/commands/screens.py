@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,7 +63,13 @@ def say(text: str, *, stderr: bool = False) -> None:
 
 def say_json(value: Any) -> None:
     """A value for a program."""
-    say(exact_json.dumps(value).decode())
+    say(as_json(value))
+
+
+def as_json(value: Any, *, indent: bool = False) -> str:
+    """JSON that does nothing to a terminal, and stays JSON: a control character is shown as JSON's own escape."""
+    text = exact_json.dumps(value, indent=indent).decode()
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def complain(what: str) -> None:
@@ -88,8 +95,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _cell(value: object) -> Text:
-    text = f"{value:,}" if isinstance(value, int) else "\n".join(map(printable, str(value).split("\n")))
+    text = f"{value:,}" if isinstance(value, int) else "\n".join(map(printable, _lines(value)))
     return Text(text, style=_STYLES.get(text, ""))
+
+
+def _lines(value: object) -> list[str]:
+    return value if isinstance(value, list) else [str(value)]
 
 
 def accounts(found: Iterable[Mapping[str, Any]], outbox: str) -> None:
@@ -104,10 +115,11 @@ def accounts(found: Iterable[Mapping[str, Any]], outbox: str) -> None:
 
 
 def _story(each: Mapping[str, Any], outbox: str) -> str:
+    source = printable(each["source"])
     if "outputs" not in each:
-        return f"{each['source']} {_IS[each['state']]}:\n  {each['error']}"
-    names = [f"  {outbox}/{output['name']}" for output in each["outputs"]]
-    return "\n".join([f"{each['source']} went through {each['job']}:", *names])
+        return f"{source} {_IS[each['state']]}:\n  {printable(each['error'])}"
+    names = [f"  {outbox}/{printable(output['name'])}" for output in each["outputs"]]
+    return "\n".join([f"{source} went through {each['job']}:", *names])
 
 
 def status(
@@ -124,7 +136,7 @@ def status(
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
     for each in lines:
         if each["error"]:
-            say(f"{each['delivery']} {each['source']} {_IS[each['state']]}:\n  {each['error']}")
+            say(f"{each['delivery']} {printable(each['source'])} {_IS[each['state']]}:\n  {printable(each['error'])}")
     shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
     for each in backends:
@@ -150,19 +162,19 @@ def show(found: Mapping[str, Any], outbox: str) -> None:
     facts |= {name: manifest[name] for name in (*_COUNTED, "token_requests") if manifest}
     facts |= {f"calls of {name}": count for name, count in manifest.get("calls", {}).items()}
     for name, value in facts.items():
-        say(f"{name:<18}{value}")
+        say(f"{name:<18}{printable(str(value))}")
     for output in manifest.get("outputs", ()):
-        say(f"{'output':<18}{outbox}/{output['name']} ({output['rows']:,} rows)")
+        say(f"{'output':<18}{outbox}/{printable(output['name'])} ({_many(output['rows'], 'row')})")
     for attempt in found["history"]:
         over = f"to {attempt['ended']}" if attempt["ended"] else "without an end: it runs, or its worker died"
-        done = f": {attempt['rows_done']:,} rows done" if attempt["ended"] else ""
-        why = f"; {attempt['error']}" if attempt["error"] else ""
+        done = f": {_many(attempt['rows_done'], 'row')} done" if attempt["ended"] else ""
+        why = f"; {printable(attempt['error'])}" if attempt["error"] else ""
         say(f"{'attempt':<10}{attempt['attempt']:<8}{attempt['started']} {over} on {attempt['worker']}{done}{why}")
 
 
 def jobs(found: Iterable[Mapping[str, Any]]) -> None:
     """The jobs, each with what it takes and its first sentence."""
-    table(("job", "takes and does"), ((each["job"], "\n".join(_takes_and_does(each))) for each in found))
+    table(("job", "takes and does"), ((each["job"], list(_takes_and_does(each))) for each in found))
 
 
 def _takes_and_does(job: Mapping[str, Any]) -> Iterator[str]:
