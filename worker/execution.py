@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -81,10 +81,13 @@ class Execution:
         ask = self._job.source
         if ask is None:
             raise DeliveryError(f"the job {self._job.name} has no source; restore it, then: longshore retry")
-        rows = self._of_source(lambda: iter(ask(self._context.at(0))))
-        while (row := self._of_source(lambda: next(rows, None))) is not None:
+        given = self._of_source(lambda: ask(self._context.at(0)))
+        if not isinstance(given, Iterable):
+            raise _no_mapping(given)
+        rows = self._of_source(lambda: iter(given))
+        while (row := self._of_source(lambda: next(rows, _END))) is not _END:
             if not isinstance(row, Mapping):
-                raise DeliveryError(f"the job's source gave a {type(row).__name__}; let it yield mappings")
+                raise _no_mapping(row)
             yield row
 
     def _of_source(self, step: Callable[[], T]) -> T:
@@ -185,7 +188,13 @@ _TOLD = (NoResult, exact_json.NoJson)
 """Bugs whose text says nothing of anybody."""
 
 _MEANWHILE = ", while it answers other calls"
+_END = object()  # of a source's rows, among which None is a mistake
 _BUG = "the job has a bug; the worker's log says where"
+
+
+def _no_mapping(given: object) -> DeliveryError:
+    what = "None" if given is None else f"a {type(given).__name__}"
+    return DeliveryError(f"the job's source gave {what}; let it yield mappings")
 
 
 def _rejected(row: Row, error: str, detail: str) -> Outcome:

@@ -401,7 +401,8 @@ def test_a_source_that_fails_remembers_nothing(worker, clock):
     [
         (lambda ctx: [1], "the job's source gave a int; let it yield mappings"),
         (lambda ctx: 1 // 0, "the job's source has a bug (ZeroDivisionError); the worker's log says where"),
-        (lambda ctx: None, "the job's source has a bug (TypeError); the worker's log says where"),
+        (lambda ctx: None, "the job's source gave None; let it yield mappings"),
+        (lambda ctx: [{"id": "1"}, None, {"id": "2"}], "the job's source gave None; let it yield mappings"),
         (lambda ctx: ctx.rest["x"], "the job asks for the rest backend 'x', which is not configured; none is known"),
     ],
 )
