@@ -56,6 +56,12 @@ def test_a_compressed_body_is_unfolded(encoding):
     assert rows(gzip.compress(b'{"n": ') + gzip.compress(b"1}"), content_encoding="gzip") == [{"n": 1}]
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "us-ascii", "binary"])
+def test_a_charset_where_the_encoding_stands_means_a_body_as_it_is(charset):
+    assert rows(b'{"n": 1}', content_encoding=charset) == [{"n": 1}]
+    assert Body(b'{"n": 1}', content_encoding=charset).is_small
+
+
 @pytest.mark.parametrize(
     ("data", "changes", "reason"),
     [
@@ -81,11 +87,12 @@ def test_a_compressed_body_is_unfolded(encoding):
         (b"{}", {"content_type": "application/xml"}, "its content type is application/xml"),
         (b"{}", {"content_type": "Ann Smith, born 1980"}, "one that is not known"),
         (b"{}", {"content_encoding": "br"}, "its content encoding is br"),
+        (b"{}", {"content_encoding": "iso-8859-2"}, "its content encoding is iso-8859-2"),
         (b"{}", {"content_encoding": "gzip"}, "no gzip data"),
         (gzip.compress(b'{"a": 1}')[:-4], {"content_encoding": "gzip"}, "cut off"),
         (gzip.compress(b" " * (LIMIT + 1)), {"content_encoding": "gzip"}, "unfolds to more than 10000 bytes"),
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_what_cannot_be_read_is_said_without_quoting_it(data, changes, reason):
     with pytest.raises(DeliveryError, match=re.escape(reason)) as raised:

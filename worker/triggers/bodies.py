@@ -20,6 +20,8 @@ from worker.records import Chunk, Outcome, Reading, Row
 _JSON = {"", "application/json", "text/json", "application/fhir+json"}
 _CSV = {"text/csv", "application/csv"}
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# Those of text that is not folded: where AMQP has the encoding of the content, Spring and kombu write its charset.
+_UNFOLDED = {"", "identity", "utf-8", "utf8", "us-ascii", "ascii", "binary"}
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WHITE = b" \t\r\n"
 
@@ -51,17 +53,13 @@ class Body:
     @property
     def is_small(self) -> bool:
         """Whether it is one row that need not be unfolded first."""
-        return not self.content_encoding and self.form == "object"
+        return not self._folded and self.form == "object"
 
     def unfolded(self, limit: int) -> Body:
         """Without its content encoding, at most ``limit`` bytes."""
-        if not self.content_encoding:
-            return self
-        encoding = self.content_encoding.strip().lower()
+        encoding = self._folded
         if not encoding:
             return self
-        if encoding == "identity":
-            return Body(self.data, self.content_type)
         if encoding not in _WINDOW:
             raise DeliveryError(
                 f"its content encoding is {_shown(encoding)}; send it as it is, or with gzip or deflate"
@@ -70,6 +68,12 @@ class Body:
             return Body(_unfold(self.data, _WINDOW[encoding], limit), self.content_type)
         except zlib.error as error:
             raise DeliveryError(f"its body is no {encoding} data, or damaged; send it again") from error
+
+    @property
+    def _folded(self) -> str:
+        """How it is folded, "" if it is not."""
+        encoding = self.content_encoding.strip().lower() if self.content_encoding else ""
+        return "" if encoding in _UNFOLDED else encoding
 
     @property
     def form(self) -> Literal["table", "array", "object"]:
