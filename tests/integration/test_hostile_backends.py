@@ -193,7 +193,7 @@ LOG_IN = b"<!DOCTYPE html><title>Log in</title>"
         (says([b"302 Found", b"Location: http://127.0.0.2:9/login"]), Refused, "redirects to http://127.0.0.2:9"),
         (says([b"302 Found", b"Location: /plans"]), Refused, "redirected 5 times"),
         (says([b"302 Found"]), Refused, "a redirect that is not followed"),
-        (says([b"304 Not Modified"]), Refused, "a redirect that is not followed"),
+        (says([b"304 Not Modified"]), Refused, "answered 304 Not Modified"),
     ],
 )
 def test_what_is_not_the_answer_is_an_error_that_says_what_it_is(answer, error, said):

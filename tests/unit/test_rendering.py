@@ -65,6 +65,11 @@ def test_a_later_unknown_key_rejects_its_row_and_drops_nothing_in_silence(tmp_pa
     assert (rendered.counts.results, rendered.counts.rejected, rendered.counts.skipped) == (2, 1, 1)
 
 
+def test_a_key_that_is_not_among_the_jobs_own_columns_rejects_its_row(tmp_path):
+    rendered = Rendered(tmp_path, [result(0, {"a": 1, "new": 3})], columns=["a"])
+    assert "not among the job's columns: 'new'; add it there" in rendered.rejects
+
+
 def test_the_columns_are_learnt_from_rows_and_not_from_the_order_of_completion(tmp_path):
     outcomes = [result(3, {"late": 1}), result(2, {"late": 2}), result(0, {"a": 0}), result(1, {"a": 1})]
     rendered = Rendered(tmp_path, *[[each] for each in outcomes])

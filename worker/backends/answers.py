@@ -26,6 +26,7 @@ _BUSY = _OVERLOADED | {502, 503, 504}  # said by or of a backend that does not g
 _NOT_FOR_US = frozenset({501, 505})
 # One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
 _FRAMES = frozenset({"content-length", "transfer-encoding"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOO_MUCH = frozenset({413, 414, 431})
 # https://hl7.org/fhir/R4/codesystem-issue-type.html: what stands below "transient"
 _TRANSIENT_ISSUES = frozenset({"transient", "lock-error", "no-store", "timeout", "incomplete", "throttled"})
@@ -53,7 +54,7 @@ def check(backend: str, response: requests.Response) -> None:
         raise Unauthorized(backend, f"answered {_named(response)}; check this backend's auth and its scopes", status)
     if codes(issues) & _TRANSIENT_ISSUES:
         raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
-    if 300 <= status < 400:
+    if status in _REDIRECTS:
         raise Refused(backend, f"answered {status}, a redirect that is not followed; correct the backend's url", status)
     raise Refused(backend, f"answered {_said(response)}", status, named=f"answered {_named(response)}")
 

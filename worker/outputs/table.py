@@ -133,6 +133,8 @@ class Results:
         if self.resources:
             return ""
         strange = ", ".join(repr(key) for key in result if key not in self.columns)
+        if self._declared:
+            return f"the result has a column that is not among the job's columns: {strange}; add it there"
         return f"the result has a column that the first rows did not have: {strange}; list all in @job(columns=[...])"
 
     def _is_resource(self, result: Mapping[str, Any]) -> bool:
