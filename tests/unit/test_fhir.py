@@ -233,7 +233,9 @@ def test_a_create_on_a_connection_that_was_closed_meanwhile_looks_for_its_identi
     assert ehr.calls == 2
 
 
-@pytest.mark.parametrize("identifier", [[{"value": "x"}], [], [{"system": "http://sys"}]])
+@pytest.mark.parametrize(
+    "identifier", [[{"value": "x"}], [], [{"system": "http://sys"}], [{"system": "http://sys", "value": " "}]]
+)
 def test_a_create_without_a_whole_identifier_is_sent_again_as_it_was(identifier):
     ehr = opened_fhir([answer(status=504), answer(PRACTITIONER, 201)])
     ehr.at().create({**PRACTITIONER, "identifier": identifier} if identifier else PRACTITIONER)
@@ -249,6 +251,36 @@ def test_the_creates_of_a_transaction_that_is_sent_again_are_conditional():
     first, second = ([e["request"].get("ifNoneExist") for e in sent(ehr, n)["entry"]] for n in (0, 1))
     assert first == [None, "identifier=own", None]
     assert second == ["identifier=http%3A%2F%2Fsys%7Ca%5C%7Cb", "identifier=own", None]
+
+
+@pytest.mark.parametrize("found_by", [{}, {"identifier": []}, {"identifier": ("http://sys", "")}])
+def test_a_create_on_a_condition_that_is_blank_is_rejected_and_not_sent(found_by):
+    with pytest.raises(Reject, match=r"is empty|has no values"):
+        opened_fhir([]).at().create(IDENTIFIED, if_none_exist=found_by)
+
+
+@pytest.mark.parametrize(
+    "blank", ["identifier=", "identifier=http://sys|", "identifier=http%3A%2F%2Fsys%7C%20&active=true"]
+)
+def test_an_entry_on_a_condition_that_is_blank_is_rejected_and_not_sent(blank):
+    with pytest.raises(Reject, match="entry 2 of the Bundle has an ifNoneExist without a value"):
+        opened_fhir([]).at().transaction([creation("Patient", 1), creation("Patient", 2, ifNoneExist=blank)])
+
+
+def test_a_bar_that_belongs_to_a_value_is_no_blank():
+    ehr = opened_fhir([bundle(entry("201"))])
+    ehr.at().transaction([creation("Patient", 1, ifNoneExist=r"identifier=http://sys|a\|")])
+    assert sent(ehr)["entry"][0]["request"]["ifNoneExist"] == r"identifier=http://sys|a\|"
+
+
+def test_a_version_that_is_blank_is_no_condition():
+    with pytest.raises(Reject, match="if_match is blank"):
+        opened_fhir([]).at().update(PRACTITIONER, if_match="")
+
+
+def test_a_text_is_not_taken_for_the_ids_that_its_letters_are():
+    with pytest.raises(TypeError, match="several ids"):
+        opened_fhir([]).at().read_many("Practitioner", "17")
 
 
 def test_an_update_needs_an_id():

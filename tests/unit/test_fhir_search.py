@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import pytest
 import requests
@@ -46,10 +47,25 @@ def test_a_list_repeats_the_parameter():
     assert parameters({"date": ["ge2020", "lt2021"]}) == [("date", "ge2020"), ("date", "lt2021")]
 
 
-@pytest.mark.parametrize("value", ["", "  ", set()])
+BLANK_TOKENS = [("http://sys", ""), ("http://sys", None), ("http://sys", " "), ("", ""), ("http://sys", "MR", ""), ()]
+
+
+@pytest.mark.parametrize("value", ["", "  ", set(), [], [""], *BLANK_TOKENS, {BLANK_TOKENS[0]}, "http://sys|"])
 def test_an_empty_value_is_rejected_since_a_server_would_answer_with_everything(value):
     with pytest.raises(Reject, match="'identifier'"):
         parameters({"identifier": value})
+
+
+@pytest.mark.parametrize(
+    ("criteria", "expected"),
+    [
+        ({"_tag": "http://sys|"}, ("_tag", "http://sys|")),
+        ({"value_quantity": (Decimal("5.40"), None, "mg")}, ("value-quantity", "5.40||mg")),
+        ({"identifier__of_type": ("http://sys", "MR", "7")}, ("identifier:of-type", "http://sys|MR|7")),
+    ],
+)
+def test_a_part_of_a_token_may_be_blank_where_that_means_something(criteria, expected):
+    assert parameters(criteria) == [expected]
 
 
 def test_a_time_without_a_zone_is_an_error():
@@ -220,6 +236,15 @@ def test_what_may_be_personal_is_refused_rather_than_put_into_a_url(status):
         ehr.at().resources("Patient").search(ssn="1").first()
     assert refused.value.status == status
     assert ehr.calls == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"entry": 5}, {"entry": "x"}, {"entry": {"resource": {}}}, {"link": [{"relation": ["next"]}], "entry": [1]}],
+)
+def test_a_bundle_of_nonsense_is_the_backends_fault(said):
+    with pytest.raises(Refused, match="without its resource"):
+        active(opened_fhir([answer({"resourceType": "Bundle", **said})])).first()
 
 
 def test_a_search_answered_with_something_else_than_a_bundle_is_refused():

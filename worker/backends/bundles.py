@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
 
@@ -50,12 +52,19 @@ def _plain(entry: Any, place: int) -> Entry:
     plain = models.as_dict(entry)
     if not isinstance(plain, Mapping) or not isinstance(plain.get("request"), Mapping):
         raise Reject(f"entry {place} of the Bundle has no request, which says what to do")
+    if any(map(_is_blank, parse_qsl(plain["request"].get("ifNoneExist") or "", keep_blank_values=True))):
+        raise Reject(f"entry {place} of the Bundle has an ifNoneExist without a value, which would find anything")
     return {**plain, "resource": models.as_dict(plain["resource"])} if "resource" in plain else dict(plain)
 
 
 def bundle(type_: str, entries: list[Entry]) -> dict[str, Any]:
     """A Bundle of these entries."""
     return {"resourceType": "Bundle", "type": type_, "entry": entries}
+
+
+def _is_blank(condition: tuple[str, str]) -> bool:
+    """Whether it asks for any value at all, or for any of a system."""
+    return not re.split(r"(?<!\\)\|", condition[1])[-1].strip()
 
 
 def merged(entries: list[Entry]) -> tuple[list[Entry], list[int]]:

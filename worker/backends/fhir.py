@@ -85,6 +85,8 @@ class Fhir:
         returned.
         """
         name = _type_name(type_)
+        if isinstance(ids, str):
+            raise TypeError("read_many takes several ids, and not a text, each of whose letters would be one")
         answers = self._session.lookups.read(name, [_checked_id(name, id_) for id_ in ids])
         errors = [answer for answer in answers.values() if isinstance(answer, BaseException)]
         if other := next((error for error in errors if not _is_missing(error)), None):
@@ -118,6 +120,8 @@ class Fhir:
         create that is sent again because its answer did not come looks for the resource's own identifiers.
         """
         sent = self._valid(resource_)
+        if if_none_exist is not None and not if_none_exist:
+            raise Reject("if_none_exist is empty: nothing would be looked for, and the resource created each time")
         given = urlencode(parameters(dict(if_none_exist or {})))
         call = self._call("POST", sent["resourceType"], sent, {"Idempotency-Key": self._key.next()})
         if found := given or repeats.criteria(sent):
@@ -350,4 +354,6 @@ def _is_missing(answer: Any) -> bool:
 def _if_match(version: str | None) -> dict[str, str]:
     if version is None:
         return {}
+    if not version.strip():
+        raise Reject("if_match is blank: it names the version that may be replaced")
     return {"If-Match": version if version.startswith("W/") else f'W/"{version}"'}

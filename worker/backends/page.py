@@ -40,11 +40,14 @@ def read_page(backend: str, response: requests.Response) -> Page:
     if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
         raise Refused(backend, "answered a search with something that is not a Bundle", response.status_code)
     by_mode: dict[str, list[Resource]] = {"match": [], "include": [], "outcome": []}
-    for entry in bundle.get("entry") or ():
+    entries = bundle.get("entry") or []
+    for entry in entries if isinstance(entries, list) else [None]:
         if not isinstance(entry, dict) or not isinstance(found := entry.get("resource"), dict):
             raise Refused(backend, "answered a search with an entry without its resource", response.status_code)
         by_mode[_mode(entry, found)].append(found)
-    links = {link.get("relation"): _joined(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))}
+    links = {
+        str(link.get("relation")): _joined(response.url, str(link.get("url"))) for link in _objects(bundle.get("link"))
+    }
     issues = [issue for outcome in by_mode["outcome"] for issue in outcome_issues(outcome)]
     if wrong := [issue for issue in issues if issue.get("severity") in ("error", "fatal")]:
         raise outcome_error(backend, wrong, response.status_code)  # what is there is a part only

@@ -19,7 +19,8 @@ def criteria(resource: Mapping[str, Any]) -> str:
     given = resource.get("identifier")
     identifiers = given if isinstance(given, list) else [given]
     pairs = [(each.get("system"), each.get("value")) for each in identifiers if isinstance(each, Mapping)]
-    return urlencode(parameters({"identifier": [pair for pair in pairs if all(pair)]}))
+    whole = [pair for pair in pairs if all(part and part.strip() for part in pair)]
+    return urlencode(parameters({"identifier": whole})) if whole else ""
 
 
 def conditional(entries: list[Entry]) -> list[Entry]:

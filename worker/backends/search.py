@@ -41,8 +41,8 @@ def parameters(criteria: dict[str, Any]) -> list[Parameter]:
     ``name__contains`` is ``name:contains``; ``date__ge`` puts ``ge`` before the value;
     ``general_practitioner__Organization__name`` is ``general-practitioner:Organization.name``. A list is "all of" (the
     parameter is repeated), a set "any of" (values joined by commas), a tuple a token ``system|value``. Raises
-    ``Reject`` for an empty value, which a server would ignore and answer with everything, and ``TypeError`` for a value
-    that has no form in a search.
+    ``Reject`` for an empty value, of a token, too, which a server would ignore and answer with everything, and
+    ``TypeError`` for a value that has no form in a search.
     """
     return [parameter for name, value in criteria.items() for parameter in _parameter(name, value)]
 
@@ -93,6 +93,8 @@ def _segments(name: str) -> set[str]:
 def _parameter(keyword: str, value: Any) -> list[Parameter]:
     name, prefix = _name(keyword)
     values = value if isinstance(value, list) else [value]
+    if not values:
+        raise Reject(f"the search parameter {name!r} has no values")
     return [(name, _any_of(name, prefix, one)) for one in values]
 
 
@@ -132,7 +134,7 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, tuple):
-        return "|".join("" if part is None else _escaped(str(part)) for part in value)
+        return _token(name, ["" if part is None else str(part) for part in value])
     if not isinstance(value, str):
         raise TypeError(f"a {type(value).__name__} cannot be searched for with {name!r}")
     if not value.strip():
@@ -140,7 +142,19 @@ def _value(name: str, value: Any) -> str:
     if name in _RESULT_PARAMETERS:
         return value
     token = _TOKEN.fullmatch(value)
-    return f"{_escaped(token[1])}|{_escaped(token[2])}" if token else _escaped(value)
+    if not token:
+        return _escaped(value)
+    if not token[2] and is_harmless([(name, value)]):  # all codes of a system; never all people that it names
+        return f"{_escaped(token[1])}|"
+    return _token(name, [token[1], token[2]])
+
+
+def _token(name: str, parts: list[str]) -> str:
+    """``system|value``, ``system|code|value`` or ``number|system|unit``; ``system|`` would find all of a system."""
+    needed = parts[-1:] if len(parts) < 3 else [parts[0], parts[-1]]
+    if not needed or not all(part.strip() for part in needed):
+        raise Reject(f"the search parameter {name!r} is empty")
+    return "|".join(map(_escaped, parts))
 
 
 def _escaped(value: str) -> str:
