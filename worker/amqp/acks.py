@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 
@@ -19,10 +20,10 @@ class Acks:
         """The acks to send for these: a tag, and whether it stands for all below it as well."""
         before = self._lowest
         new = self._settled(tags)
-        prefix = max((tag for tag in new if tag < self._lowest), default=0)
-        if prefix:
-            yield prefix, prefix > before
-        yield from ((tag, False) for tag in new if tag > self._lowest)
+        below = bisect_left(new, self._lowest)
+        if below:
+            yield new[below - 1], new[below - 1] > before
+        yield from ((tag, False) for tag in new[below:])
 
     def put_back(self, tags: Iterable[int]) -> list[int]:
         """The tags to send a nack for, one by one."""
@@ -30,8 +31,12 @@ class Acks:
 
     def _settled(self, tags: Iterable[int]) -> list[int]:
         new = sorted({tag for tag in tags if tag >= self._lowest} - self._ahead)
-        self._ahead.update(new)
-        while self._lowest in self._ahead:
-            self._ahead.remove(self._lowest)
+        for tag in new:
+            if tag > self._lowest:
+                self._ahead.add(tag)
+                continue
             self._lowest += 1
+            while self._lowest in self._ahead:
+                self._ahead.remove(self._lowest)
+                self._lowest += 1
         return new

@@ -33,7 +33,8 @@ class Intake:
         self._generation = generation
         self._receive = receive
         self._arrived: list[Message] = []
-        self._settled: deque[tuple[int, bool]] = deque()
+        self._done: deque[int] = deque()  # tags, as below
+        self._given_back: deque[int] = deque()
         self._acks = Acks()
         self._delivery = Bell(loop, self.deliver)
         self._settlement = Bell(loop, self._settle)
@@ -65,19 +66,22 @@ class Intake:
 
     def settle(self, tag: int, *, requeue: bool) -> None:
         """From any thread; without effect once the channel is gone."""
-        self._settled.append((tag, requeue))
+        (self._given_back if requeue else self._done).append(tag)
         self._settlement.ring()
 
     def _settle(self) -> None:
+        done, given_back = _emptied(self._done), _emptied(self._given_back)
         if not self._channel.is_open:
-            self._settled.clear()
             return
-        done = [self._settled.popleft() for _ in range(len(self._settled))]
         with self._channel.gathered(), suppress(Lost):  # in which case the messages come again
-            for tag, multiple in self._acks.settle([tag for tag, requeue in done if not requeue]):
+            for tag, multiple in self._acks.settle(done):
                 self._channel.ack(tag, multiple=multiple)
-            for tag in self._acks.put_back(tag for tag, requeue in done if requeue):
+            for tag in self._acks.put_back(given_back):
                 self._channel.requeue(tag)
+
+
+def _emptied(tags: deque[int]) -> list[int]:
+    return [tags.popleft() for _ in range(len(tags))]
 
 
 class Consumption:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 
 from worker import log
 from worker.amqp.backoff import Backoff
@@ -33,7 +34,7 @@ class _Item:
     content: bytes  # its properties, encoded
     done: Done
     tries: int
-    number: int = 0  # where it stands among all
+    number: int  # where it stands among all
     returned: bool = False
 
 
@@ -53,13 +54,12 @@ class Publisher:
         self._random = random
         self._backoff = Backoff(random)
         self._hold = Backoff(random, LONGEST_HOLD_SECONDS)
-        self._handed_over: deque[_Item] = deque()
         self._waiting: deque[_Item] = deque()
         self._held: list[_Item] = []  # refused, and sent again in a while
         self._sent: dict[int, _Item] = {}
         self._bell = Bell(loop, self._send)
         self._channel: Channel | None = None
-        self._numbered = 0
+        self._numbers = count()
         self._when_idle: Callable[[], None] | None = None
         self._suspects = 0  # the broker has closed the channel for one of so many: one by one
         self._gone = self._opening = self._gathering = False
@@ -71,7 +71,7 @@ class Publisher:
 
     def publish(self, outgoing: Outgoing, done: Done, tries: int) -> None:
         """From any thread; raises ``DeliveryError`` for what cannot be sent."""
-        self._handed_over.append(_Item(outgoing, encoded(outgoing), done, tries))
+        self._waiting.append(_Item(outgoing, encoded(outgoing), done, tries, next(self._numbers)))
         if self._gone:
             self.give_up()
         elif not self._gathering:
@@ -88,13 +88,13 @@ class Publisher:
             yield
         finally:
             self._gathering = False
-            if self._handed_over:
+            if self._waiting:
                 self._bell.ring()
 
     @property
     def outstanding(self) -> int:
         """How many messages the broker has not answered yet."""
-        return len(self._handed_over) + len(self._waiting) + len(self._held) + len(self._sent)
+        return len(self._waiting) + len(self._held) + len(self._sent)
 
     def up(self, wire: Wire) -> None:
         """There is a connection."""
@@ -140,11 +140,6 @@ class Publisher:
         self._send()
 
     def _send(self) -> None:
-        for _ in range(len(self._handed_over)):
-            item = self._handed_over.popleft()
-            self._numbered += 1
-            item.number = self._numbered
-            self._waiting.append(item)
         if self._waiting and self._channel:
             with self._channel.gathered(), suppress(Lost):  # of which the channel tells: all is sent again then
                 self._send_to(self._channel)
@@ -189,7 +184,7 @@ class Publisher:
                     self._settle(item, Sent.RETURNED if item.returned else Sent.CONFIRMED)
                 else:
                     self._refused(item)
-        if self._waiting:
+        if self._waiting and not self._gathering:
             self._bell.ring()
 
     def _refused(self, item: _Item) -> None:
@@ -238,7 +233,6 @@ class Publisher:
         self._when_idle = None
         self._waiting.extendleft(reversed([*self._sent.values(), *self._held]))
         self._sent, self._held = {}, []
-        for items in (self._waiting, self._handed_over):
-            with suppress(IndexError):  # the end; or somebody who hands one over just now has been here, too
-                while True:
-                    self._settle(items.popleft(), Sent.UNKNOWN)
+        with suppress(IndexError):  # the end; or somebody who hands one over just now has been here, too
+            while True:
+                self._settle(self._waiting.popleft(), Sent.UNKNOWN)

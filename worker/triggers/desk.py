@@ -18,6 +18,7 @@ from worker.amqp import Message
 from worker.errors import Paused
 from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.begun import Begun
+from worker.triggers.every import Every
 from worker.triggers.requests import Request
 from worker.triggers.talks import Ended, Talk, Talks
 
@@ -89,9 +90,9 @@ class Desk:
         self._woken = threading.Event()
         self._talks = Talks(ledger, gone, self._woken.set)
         self._talk: Talk | None = None  # that was begun, and not heard of yet
-        self._heartbeats = _Every(lease / 3, clock)
-        self._prunings = _Every(PRUNE_SECONDS, clock)
-        self._nudges = _Every(NUDGE_SECONDS, clock)
+        self._heartbeats = Every(lease / 3, clock)
+        self._prunings = Every(PRUNE_SECONDS, clock)
+        self._nudges = Every(NUDGE_SECONDS, clock)
         self._prunable = False  # whether there was more to forget than at once
         self._heard = True
         self._over = self._draining = False
@@ -205,7 +206,10 @@ class Desk:
         self._ring()
         while self._arrived:
             message = self._arrived.popleft()
-            self._safely([message], self._meet, message)
+            try:
+                self._meet(message)
+            except Exception as bug:  # noqa: BLE001 - as below
+                self._bungled([message], bug)
         self._take_back()
         try:
             self._talk_on()
@@ -252,19 +256,23 @@ class Desk:
             raise
         with self._office.gathered():
             for request, note, then in talk.ended:
-                self._go_on(request, then, lost=note in late)
+                self._leave(request)
+                if note in late:
+                    self._begin_anew(request)
+                    continue
+                try:
+                    then()
+                except Exception as bug:  # noqa: BLE001 - as below
+                    self._bungled(request.messages, bug)
             for request, standing in zip(talk.claims, standings, strict=True):
                 if self._is_ours(request, standing):
                     self._claimed[request.message.queue].append(request)
 
-    def _go_on(self, request: Request, then: Callable[[], None], *, lost: bool) -> None:
-        self._leave(request)
-        if lost:
-            self._log.warning("message lost", queue=request.message.queue, delivery=request.delivery)
-            self._arrived.extend(request.messages)
-            self._woken.set()
-        else:
-            self._safely(request.messages, then)
+    def _begin_anew(self, request: Request) -> None:
+        """Another worker had taken it over."""
+        self._log.warning("message lost", queue=request.message.queue, delivery=request.delivery)
+        self._arrived.extend(request.messages)
+        self._woken.set()
 
     def _hand_out(self) -> None:
         """Hand out what may soon begin: were it as soon as a thread is free, a slow ledger would let ends pile up that
@@ -272,14 +280,15 @@ class Desk:
         """
         if self._begins_nothing:
             return
-        ready = []
+        ready: list[Request] = []
         for queue, waiting in self._claimed.items():
             room = self._office.room(queue) - self._out[queue]
-            ready += [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            some = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            self._out[queue] += len(some)
+            ready += some
         for request in ready:
             request.running = True
-            self._out[request.message.queue] += 1
-            self._running += 1
+        self._running += len(ready)
         if ready:
             self._office.run(ready)
 
@@ -350,12 +359,16 @@ class Desk:
             self._unclaimed.extendleft(reversed(talk.claims))
 
     def _safely(self, messages: list[Message], act: Callable[..., None], *values: object) -> None:
-        """Do what concerns these messages alone: a bug in it must not cost those their ends that come after them."""
+        """Do what concerns these messages alone."""
         try:
             act(*values)
-        except Exception as bug:  # noqa: BLE001 - as it says
-            self._tell(bug)
-            self.give_back_later(messages)
+        except Exception as bug:  # noqa: BLE001 - as below
+            self._bungled(messages, bug)
+
+    def _bungled(self, messages: list[Message], bug: Exception) -> None:
+        """A bug in what concerns these messages alone must not cost others what is to be done for them."""
+        self._tell(bug)
+        self.give_back_later(messages)
 
     def _tell(self, bug: Exception) -> None:
         self._log.error("the worker has a bug", error=type(bug).__name__, where=log.location(bug))
@@ -374,20 +387,3 @@ class Desk:
                 self._safely([], act)
             else:
                 self._timers.append((at, act))
-
-
-class _Every:
-    """Something that is done every so often."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._next = clock() + seconds
-
-    def due(self) -> bool:
-        """Whether it is time again."""
-        now = self._clock()
-        if now < self._next:
-            return False
-        self._next = now + self._seconds
-        return True

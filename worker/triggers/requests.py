@@ -6,7 +6,7 @@ import hashlib
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,12 @@ class Consumed:
 
 def new_id() -> str:
     """An id for a message, so long that a day's worth of them does not hold the same one twice."""
-    return f"{random.getrandbits(64):016x}"
+    return random.randbytes(8).hex()
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A message, ``message``, with those that came after it and ask for the same; all get the same answer.
+    """A message, ``message``, the first of the ``messages`` that ask for the same; all get the same answer.
 
     ``key`` is its message id, or one that the worker has made up. ``sha256`` is of its body. ``opened`` is the delivery
     made of it, until that is settled.
@@ -66,43 +66,37 @@ class Request:
 
     consumed: Consumed
     message: Message
+    messages: list[Message]
+    body: Body
     sha256: str
     key: str
-    delivery: str = field(default_factory=new_id)
+    delivery: str
     attempts: int = 1
     deaths: int = 0
     running: bool = False
     has_folder: bool = False
-    others: list[Message] = field(default_factory=list)
     opened: Delivery | None = None
     _calls_key: str = ""
     _claim: Claim | None = None
-    _body: Body | None = None
 
     @classmethod
     def of(cls, consumed: Consumed, message: Message) -> Request:
         """Of a message that has just come."""
         made = new_id()
         key = message.message_id.replace("\0", "?") or made
-        return cls(consumed, message, hashlib.sha256(message.body).hexdigest(), key, made)
+        sha256 = hashlib.sha256(message.body).hexdigest()
+        return cls(consumed, message, [message], _body(message), sha256, key, made)
 
     @property
     def place(self) -> tuple[str, str]:
         """What tells it from all others."""
         return self.message.queue, self.key
 
-    @property
-    def messages(self) -> list[Message]:
-        """All that are to be settled."""
-        return [self.message, *self.others]
-
     def join(self, message: Message) -> None:
         """One more that asks for the same. Those of an older channel are forgotten: the broker gives them again."""
-        self._body = None
-        self.others = [each for each in self.messages if each.generation >= message.generation]
-        self.message = self.others.pop(0) if self.others else message
-        if self.message is not message:
-            self.others.append(message)
+        self.messages = [*(each for each in self.messages if each.generation >= message.generation), message]
+        self.message = self.messages[0]
+        self.body = _body(self.message)
 
     @property
     def calls_key(self) -> str:
@@ -121,14 +115,6 @@ class Request:
     def is_small(self) -> bool:
         """Whether it is one row, and soon read."""
         return len(self.message.body) <= SMALL_BYTES and self.body.is_small
-
-    @property
-    def body(self) -> Body:
-        """Its message's."""
-        body, message = self._body, self.message
-        if not body:
-            body = self._body = Body(message.body, message.content_type, message.content_encoding)
-        return body
 
     def claim(self, *, alone: bool = False) -> Claim:
         """For the ledger."""
@@ -194,6 +180,10 @@ class Request:
             what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
             return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
         return None
+
+
+def _body(message: Message) -> Body:
+    return Body(message.body, message.content_type, message.content_encoding)
 
 
 def _nothing() -> None:
