@@ -222,6 +222,8 @@ def _mistakes(job: Job[..., Any]) -> Iterator[tuple[str, str]]:
         yield "encoding", f'{job.encoding!r} is no encoding of text; write e.g. "utf-8" or "cp1250"'
     if job.delimiter is not None and job.delimiter in '"\r\n':
         yield "delimiter", 'it must be no quote or line end; write e.g. ";"'
+    if job.done_suffix is not None and re.search(r"[/\0]", job.done_suffix):
+        yield "done_suffix", 'it must be what is added to a file\'s name; write e.g. ".done"'
     if job.columns is not None and (not job.columns or len({*job.columns}) < len(job.columns)):
         yield "columns", "write at least one name, and each only once"
     if job.paths is not None and (without := [name for name in job.columns or () if name not in job.paths]):
@@ -273,7 +275,14 @@ def _clashes(jobs: list[Job[..., Any]]) -> Iterator[Problem]:
             yield Problem(file, job.name, what)
         elif job.enabled and job.queue and (rival := queues.setdefault(job.queue, job)) is not job:
             yield Problem(file, f"{job.name}: queue", f"{rival.name} takes its messages already; write another queue")
+    patterns: dict[str, Job[..., Any]] = {}
     for job in [job for job in jobs if job.enabled]:
+        for pattern in job.files:
+            if (rival := patterns.setdefault(pattern, job)).name != job.name:
+                what = (
+                    f"{rival.name} takes {pattern!r} already, and only one job may take a name; write another pattern"
+                )
+                yield Problem(job.place.rpartition(":")[0], f"{job.name}: files", what)
         if job.reply_queue in queues:
             what = f"{queues[job.reply_queue].name} would take its replies for requests; write another queue"
             yield Problem(job.place.rpartition(":")[0], f"{job.name}: reply_queue", what)

@@ -135,6 +135,10 @@ class WorkerSettings(_Table):
             raise ValueError("must be a folder of its own")
         if root.is_relative_to(given):  # all that lies there would be taken away, or be among the results
             raise ValueError("must be a folder of its own, and not one that the project is in")
+        if given.is_relative_to((root / ".longshore").resolve()):
+            raise ValueError(
+                "must be a folder of its own, and not in .longshore, where the worker keeps what is under way"
+            )
         if path.parts[0] == "~":
             raise ValueError("must be written out, as nobody's ~ is known here")
         return Place.of(info).root / path

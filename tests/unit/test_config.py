@@ -178,6 +178,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one(
         ('[worker]\noutbox = "inbox/../inbox"', "worker.outbox", "must be a folder of its own"),
         ('[worker]\ninbox = ""', "worker.inbox", "must be a folder of its own"),
         ('[worker]\ninbox = "jobs"', "worker.inbox", "must be a folder of its own"),
+        ('[worker]\ninbox = ".longshore/work"', "worker.inbox", "must be a folder of its own, and not in .longshore"),
         ('[worker]\nfailed = "x/../.longshore"', "worker.failed", "must be a folder of its own"),
         ('[worker]\ninbox = "/"', "worker.inbox", "must be a folder of its own, and not one that the project is in"),
         ('[worker]\narchive = ".."', "worker.archive", "must be a folder of its own, and not one that the"),

@@ -247,6 +247,8 @@ def test_each_file_that_does_not_import_is_told_with_its_line(folder):
         ("encoding='utf-99'", "encoding: 'utf-99' is no encoding of text"),
         ("encoding='hex'", "encoding: 'hex' is no encoding of text"),
         ("delimiter='||'", "delimiter: must have at most 1 character"),
+        ("done_suffix='/x'", "done_suffix: it must be what is added to a file's name"),
+        ("done_suffix='.done\\0'", "done_suffix: it must be what is added to a file's name"),
         ("delimiter='\"'", "delimiter: it must be no quote or line end"),
         ("columns=[]", "columns: write at least one name"),
         ("columns=['a', 'a']", "columns: write at least one name, and each only once"),
@@ -288,6 +290,12 @@ def test_two_jobs_of_one_name_are_told(folder):
 def test_a_second_job_of_one_name_in_one_file_is_not_lost_in_silence(folder):
     write(folder, a=a_job("first") + a_job("first"))
     assert len(problems(folder)) == 1
+
+
+def test_two_jobs_of_one_pattern_are_told_before_a_file_that_both_would_take_fails(folder):
+    write(folder, a=a_job("first", "files=['x*', 'a*']"), b=a_job("second", "files='a*'"))
+    (told,) = problems(folder)
+    assert told.startswith("b.py: second: files: first takes 'a*' already, and only one job may take a name")
 
 
 def test_two_jobs_on_one_queue_are_told(folder):
