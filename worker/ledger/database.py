@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import Damaged, Paused
-from worker.ledger.engine import alone, disk_advice, make_engine, single, unusable
+from worker.ledger.engine import alone, disk_advice, make_engine, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
+from worker.ledger.single import Single
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _clock = {
@@ -46,7 +47,7 @@ class Database:
             else sa.literal_column(_clock[self._dialect], sa.Double)
         )
         self._clock = clock
-        self._singly = single(self._engine)
+        self._single = Single(self._engine)
         self._reading = self._engine.execution_options(longshore_reads=True)
         # SQLite lets one write at a time, and has the others look again after a nap; here they queue.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._dialect == "sqlite" else nullcontext()
@@ -109,7 +110,7 @@ class Database:
 
         A transaction's begin and commit give up Python's lock as well, and wait for it among threads that are all busy.
         """
-        with self._translated(), self._turn, self._singly.connect() as connection:
+        with self._translated(), self._turn, self._single.connection() as connection:
             yield connection
 
     @contextmanager
@@ -133,6 +134,7 @@ class Database:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._single.close()
         self._engine.dispose()
 
     @contextmanager

@@ -69,13 +69,6 @@ def alone(engine: sa.Engine) -> Iterator[None]:
         os.close(folder)
 
 
-def single(engine: sa.Engine) -> sa.Engine:
-    """The same, where each statement is a transaction."""
-    if engine.dialect.name == "sqlite":
-        return engine.execution_options(longshore_single=True)
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
 def unusable(where: object, what: str) -> ConfigError:
     """The worker cannot start with this ledger."""
     return ConfigError([Problem(str(where), "", f"the ledger {what}")])
