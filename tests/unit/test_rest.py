@@ -4,7 +4,7 @@ import pytest
 import requests
 from fake_backend import answer, opened
 
-from worker.errors import Refused, Unauthorized, Unavailable
+from worker.errors import Refused, ServerFault, Unauthorized, Unavailable
 
 
 def test_a_get_returns_the_json_below_the_backends_url():
@@ -31,6 +31,28 @@ def test_a_long_number_keeps_its_digits(shared):
 def test_a_byte_order_mark_before_the_json_is_passed_over(shared):
     billing = opened([answer(b'\xef\xbb\xbf{"name":"gold"}')])
     assert billing.at().get("/plans/1", shared=shared) == {"name": "gold"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sent_in", ["iso-8859-2", "utf-8"])
+def test_json_in_an_encoding_of_old_is_read_as_declared_unless_it_is_utf_8_all_the_same(shared, sent_in):
+    body = '{"name":"Dvořák"}'.encode(sent_in)
+    billing = opened([answer(body, Content_Type="application/json; charset=ISO-8859-2")])
+    assert billing.at().get("/clients/1", shared=shared) == {"name": "Dvořák"}
+
+
+@pytest.mark.parametrize("charset", ["windows-1253", "iso-8859-99", "utf-7", "hex"])
+def test_json_that_is_in_no_encoding_that_it_could_be_in_is_broken(charset):
+    billing = opened(lambda _: answer(b'{"a":"\xff\xd2"}', Content_Type=f'application/json; charset="{charset}"'))
+    with pytest.raises(ServerFault, match="broken JSON"):
+        billing.at().get("/clients/1")
+
+
+def test_a_reason_in_an_encoding_of_old_is_told():
+    said = '{"detail":"neznámý klient"}'.encode("windows-1250")
+    billing = opened([answer(said, 404, Content_Type="application/problem+json;charset=windows-1250")])
+    with pytest.raises(Refused, match="neznámý klient"):
+        billing.at().get("/clients/1")
 
 
 def test_a_post_carries_the_rows_idempotency_key_and_json():

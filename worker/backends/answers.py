@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ LONGEST_HOLD = 3600.0
 
 _REASON_LENGTH = 300
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_CHARSET = re.compile(r"charset=\"?(iso-8859-\d+|windows-125\d)\b", re.IGNORECASE)
 _OVERLOADED = frozenset({408, 425, 429})
 _BUSY = _OVERLOADED | {502, 503, 504}  # said by or of a backend that does not get to the call at all
 _NOT_FOR_US = frozenset({501, 505})
@@ -108,6 +110,23 @@ def codes(issues: Iterable[dict[str, Any]]) -> set[str]:
     return {str(issue.get("code")) for issue in issues}
 
 
+def json_bytes(response: requests.Response) -> bytes:
+    """The body as JSON has to be, in UTF-8 (RFC 8259 section 8.1), also where a server declares another one.
+
+    Some of those do send UTF-8: what can be read as such is.
+    """
+    content = response.content.removeprefix(BOM_UTF8)
+    declared = _CHARSET.search(response.headers.get("Content-Type", ""))
+    if not declared:
+        return content
+    with suppress(UnicodeDecodeError):
+        content.decode()
+        return content
+    with suppress(UnicodeDecodeError, LookupError):
+        return content.decode(declared[1]).encode()
+    return content
+
+
 def asked_wait(response: requests.Response) -> float | None:
     """What ``Retry-After`` says, but no more than an hour: a slip of the other side must not park a file for years."""
     asked = retry_after(response.headers)
@@ -138,7 +157,7 @@ def _parsed(backend: str, response: requests.Response, loads: Any) -> Any:
     if kind and not kind.endswith(("/json", "+json")):
         raise Refused(backend, f"answered {_tidy(kind)}, not JSON: use request()", status)
     try:
-        return loads(content.removeprefix(BOM_UTF8))
+        return loads(json_bytes(response))
     except ValueError as error:
         raise ServerFault(backend, "answered broken JSON", status) from error
 
@@ -150,7 +169,7 @@ def _kind(content_type: str) -> str:
 
 def _json_or_none(response: requests.Response) -> Any:
     try:
-        return orjson.loads(response.content.removeprefix(BOM_UTF8))
+        return orjson.loads(json_bytes(response))
     except ValueError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from codecs import BOM_UTF8
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ from typing import Any, cast
 import requests
 
 from worker import exact_json
-from worker.backends.answers import plain_json, whole
+from worker.backends.answers import json_bytes, plain_json, whole
 from worker.backends.calls import Call, Caller, Result
 from worker.backends.http import Http, HttpCaller
 from worker.backends.prepare import pairs
@@ -166,4 +165,4 @@ def _fixed(params: Any) -> Hashable:
 def _checked_bytes(backend: str, response: requests.Response) -> bytes:
     """A JSON answer as it came: no two rows share one dict."""
     plain_json(backend, response)
-    return response.content.removeprefix(BOM_UTF8)
+    return json_bytes(response)
