@@ -7,6 +7,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from math import isfinite, isinf
@@ -123,6 +124,9 @@ def _holds_a_fraction(value: Any) -> bool:
     return float in kinds or (not kinds.isdisjoint(_CONTAINERS) and any(map(_holds_a_fraction, values)))
 
 
+_NO_NUMBER = "NaN and infinity are not JSON numbers; None is for what is not there"
+
+
 class NoJson(TypeError):
     """What has no JSON form; its text names types, and no values."""
 
@@ -163,7 +167,8 @@ def _dumps_long(value: Any, options: int) -> bytes:
     try:
         return orjson.dumps(_with_long_decimals(value), _plain, options)
     except (TypeError, RecursionError) as unfit:
-        raise NoJson(str(unfit)) from unfit
+        why = unfit.__cause__ if isinstance(unfit.__cause__, NoJson) else unfit
+        raise NoJson(str(why)) from unfit
 
 
 def _with_long_decimals(value: Any) -> Any:
@@ -197,7 +202,7 @@ def _refuse_nan(values: Iterable[Any]) -> None:
             _refuse_nan(value)
         elif kind is float:
             if not isfinite(value):
-                raise NoJson("NaN and infinity are not JSON numbers; None is for what is not there")
+                raise NoJson(_NO_NUMBER)
         elif kind not in _EXACT:
             _refuse_nan(_parts(value))
 
@@ -238,7 +243,7 @@ def _with_decimals(value: Any, plain: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise TypeError(f"{value} is not a JSON number")
+            raise NoJson(_NO_NUMBER)
         return orjson.Fragment(str(value))
     if isinstance(value, BaseModel):
         return of_model(value)
@@ -246,4 +251,8 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+    if isinstance(value, datetime):  # of pandas, pendulum, ...: orjson knows only Python's own
+        if value != value:
+            raise NoJson("NaT is no time; None is for what is not there")
+        return value.isoformat()
+    raise NoJson(f"a value of type {type(value).__name__} has no JSON form")

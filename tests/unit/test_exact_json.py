@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import Enum
 
 import numpy as np
+import pandas as pd
 import pytest
 from fhir.resources.R4B.observation import Observation
 from hypothesis import given, settings
@@ -104,6 +105,7 @@ def test_json_that_is_nested_too_deeply_is_refused_in_order(inside, depth):
     ("value", "text"),
     [
         (datetime(2026, 11, 23, 2, 0, 4, tzinfo=UTC), b'"2026-11-23T02:00:04+00:00"'),
+        (pd.Timestamp("2026-11-23T02:00:04+01:00"), b'"2026-11-23T02:00:04+01:00"'),
         (date(2026, 11, 23), b'"2026-11-23"'),
         (Plan(name="basic"), b'{"name":"basic"}'),
         ([Plan(name="a", note="b")], b'[{"name":"a","note":"b"}]'),

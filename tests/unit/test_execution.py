@@ -180,7 +180,8 @@ def test_a_reason_has_a_question_mark_for_what_cannot_be_written_down():
 
 
 NO_RESULT = "it returned what is no result ({}); let it return a mapping, a list of mappings, or None"
-NO_JSON = "its result cannot be written as JSON (Type is not JSON serializable: {})"
+NO_JSON = "its result cannot be written as JSON ({})"
+NAN = "NaN and infinity are not JSON numbers; None is for what is not there"
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,10 @@ NO_JSON = "its result cannot be written as JSON (Type is not JSON serializable: 
         ([1], NO_RESULT.format("list")),
         ([{"a": 1}, None], NO_RESULT.format("list")),
         (({"a": n} for n in "007"), NO_RESULT.format("generator")),
-        ({"a": object()}, NO_JSON.format("object")),
-        ({"a": {1, "007"}}, NO_JSON.format("set")),
+        ({"a": object()}, NO_JSON.format("a value of type object has no JSON form")),
+        ({"a": {1, "007"}}, NO_JSON.format("Type is not JSON serializable: set")),
+        ({"a": Decimal("NaN")}, NO_JSON.format(NAN)),
+        ({"a": pd.NaT}, NO_JSON.format("NaT is no time; None is for what is not there")),
     ],
 )
 def test_what_is_no_result_is_a_bug_that_says_what_it_is(returned, why, capture_log):
