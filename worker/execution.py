@@ -30,8 +30,9 @@ class Execution:
     """One job over the rows of one delivery; called from many threads.
 
     Raises what concerns more than a row: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too), ``Paused``, also in
-    place of the ``Interrupted`` that only a job gets to see. Anything else that it raises is a bug, if it is of
-    ``bugs``: asyncio's cancellation is no ``Exception``, nor is a panic of a library written in Rust.
+    place of the ``Interrupted`` that only a job gets to see, be it that a bare ``except`` has caught it. Anything else
+    that it raises is a bug, if it is of ``bugs``: asyncio's cancellation is no ``Exception``, nor is a panic of a
+    library written in Rust.
 
     ``is_done`` says of a row, by its index, whether its outcome is known from an earlier attempt.
     """
@@ -74,7 +75,8 @@ class Execution:
             outcomes = *unit.wrong, *self.chunk(unit)
             return [outcome for outcome in outcomes if not self._is_done(outcome.index)]
         finally:
-            _raise_met()
+            if met := Interrupted.met():
+                raise met.reason from None
 
     def source(self) -> Iterator[Mapping[str, Any]]:
         """The rows that the job's own source gives; raises ``DeliveryError`` for whatever it does wrong."""
@@ -95,7 +97,8 @@ class Execution:
         try:
             return self._step_of_source(lambda: self._call(step))
         finally:
-            _raise_met()
+            if met := Interrupted.met():
+                raise met.reason from None
 
     def _step_of_source(self, step: Callable[[], T]) -> T:
         try:
@@ -176,12 +179,6 @@ class Execution:
         if self._bugs.setdefault(f"{type(bug).__name__} {where} {said}", mine) is mine:  # the first, of all threads'
             self._context.at(line).log.error("the job has a bug", error=type(bug).__name__, where=where, **said)
         return f"the job has a bug: {bug}" if said else _BUG
-
-
-def _raise_met() -> None:
-    """Raise the reason of what the job has met, be it that a bare ``except`` has caught it."""
-    if met := Interrupted.met():
-        raise met.reason from None
 
 
 _TOLD = (NoResult, exact_json.NoJson)

@@ -146,6 +146,8 @@ class Meter:
     ``held_up`` has an entry for each call that waits for its turn at a backend: a count without a lock.
     """
 
+    __slots__ = ("_calls", "_lock", "_token_requests", "held_up")
+
     def __init__(self) -> None:
         self.held_up: list[object] = []
         self._lock = threading.Lock()

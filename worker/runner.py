@@ -72,31 +72,32 @@ class Runner:
         before = log.bind(known)
         try:
             self._watcher.began(delivery)
-            error = self._try(delivery, known)
+            error = self._work(delivery, known)
             delivery.settle(error)
             self._watcher.ended(delivery, error)
         finally:
             log.unbind(before)
 
-    def _try(self, delivery: Delivery, known: dict[str, object]) -> Exception | None:
+    def _work(self, delivery: Delivery, known: dict[str, object]) -> Exception | None:
         try:
             job = self._jobs.find(delivery.job, delivery.source)
             known["job"] = delivery.job = job.name
-            self._work(delivery, job)
+            with self._outputs[delivery.trigger].open(delivery, job) as part:
+                self._fill(part, delivery, job)
         except Exception as error:  # noqa: BLE001 - settle decides: failed, or put back
             return error
         except BaseException as raised:  # noqa: BLE001 - a job raised what is no error at all
             return RuntimeError(f"a job raised {type(raised).__name__}")
         return None
 
-    def _work(self, delivery: Delivery, job: Job[..., Any]) -> None:
-        with self._outputs[delivery.trigger].open(delivery, job) as part:
-            if not part.committed:
-                try:
-                    self._run_rows(delivery, job, part)
-                finally:
-                    delivery.hurry = nothing  # else the two would wait for the garbage collector
-                part.commit()
+    def _fill(self, part: Part, delivery: Delivery, job: Job[..., Any]) -> None:
+        if part.committed:
+            return
+        try:
+            self._run_rows(delivery, job, part)
+        finally:
+            delivery.hurry = nothing  # else the two would wait for the garbage collector
+        part.commit()
 
     def _run_rows(self, delivery: Delivery, job: Job[..., Any], part: Part) -> None:
         context = DeliveryContext(delivery, self._backends, self._memory.load, self._stop.part)

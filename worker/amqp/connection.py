@@ -93,7 +93,10 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # says little ab
     def publish(self, channel: int, outgoing: Outgoing, content: bytes, *, mandatory: bool) -> None:
         """Send a message on an open channel."""
         frames = codec.frames(outgoing, content, channel, self._body_max_length, mandatory=mandatory)
-        self._output_marshaled_frames([frames])
+        if self._gathered is None:
+            self._output_marshaled_frames([frames])
+        else:
+            self._gathered.append(frames)
 
     def drop(self) -> None:
         """Close its socket, where the loop, which would close the connection, runs no more."""

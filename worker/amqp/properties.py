@@ -28,7 +28,11 @@ _of = attrgetter(*_TEXTS)
 
 def check(outgoing: Outgoing) -> None:
     """Raise ``DeliveryError`` for what cannot be sent; the sentence names the place, not the value."""
-    if not _are_plain(_of(outgoing)):
+    try:
+        together = "".join(_of(outgoing))  # as one: where that will do, each of them will
+    except TypeError:
+        together = "\0"
+    if len(together) > _SHORT or not together.isascii() or "\0" in together:
         for name in _TEXTS:
             _check_text(name, getattr(outgoing, name))
     if not outgoing.message_id:
@@ -39,15 +43,6 @@ def check(outgoing: Outgoing) -> None:
         raise DeliveryError("the message to send has an expiration that is out of range")
     if outgoing.headers:
         _check_value("headers", outgoing.headers, _DEPTH)
-
-
-def _are_plain(texts: tuple[Any, ...]) -> bool:
-    """Whether all of them together would do as one: short, ASCII, without a zero."""
-    try:
-        together = "".join(texts)
-    except TypeError:
-        return False
-    return len(together) <= _SHORT and together.isascii() and "\0" not in together
 
 
 def _check_text(name: str, text: object) -> None:

@@ -45,10 +45,6 @@ class _Part:
         self._delivery = delivery
         self._max_bytes = max_bytes
 
-    def _leave(self, reply: Reply) -> None:
-        self._refuse_more_than(len(reply.body))
-        self._delivery.reply = reply
-
     def _refuse_more_than(self, size: int) -> None:
         if size > self._max_bytes:
             raise DeliveryError(f"its reply would be larger than {self._max_bytes} bytes; send fewer rows at once")
@@ -78,7 +74,9 @@ class ObjectReply(_Part):
     def commit(self) -> None:
         """Leave the reply with the delivery."""
         assert self._outcome  # noqa: S101 - an object is one row
-        self._leave(_of_one(self._outcome))
+        reply = _of_one(self._outcome)
+        self._refuse_more_than(len(reply.body))
+        self._delivery.reply = reply
 
 
 def _of_one(outcome: Outcome) -> Reply:
@@ -129,7 +127,9 @@ class ArrayReply(_Part):
         """Leave the reply with the delivery."""
         parts = bytes(self._results[:-1]), bytes(self._rejected[:-1]), self._delivery.counts.skipped
         self._part.sync()
-        self._leave(Reply("results", JSON, b'{"results":[%b],"rejected":[%b],"skipped":%d}' % parts))
+        body = b'{"results":[%b],"rejected":[%b],"skipped":%d}' % parts
+        self._refuse_more_than(len(body))
+        self._delivery.reply = Reply("results", JSON, body)
 
     def __exit__(self, *_: object) -> None:
         self._part.close()
@@ -172,7 +172,7 @@ class TableReply(_Part):
         self._refuse_more_than(results.describe()["bytes"])
         body = files.hidden(results.target, self._by).read_bytes()
         kind = NDJSON if self._shape.resources else CSV
-        self._leave(Reply("results", kind, body, _headers(self._delivery.counts)))
+        self._delivery.reply = Reply("results", kind, body, _headers(self._delivery.counts))
 
     def __exit__(self, *_: object) -> None:
         self._part.close()

@@ -39,18 +39,6 @@ class Body:
     _form: Literal["", "table", "array", "object"] = ""
 
     @property
-    def kind(self) -> str:
-        """``json`` or ``csv``."""
-        if self.content_type in _JSON:  # the usual ones, spared the rest
-            return "json"
-        named = self.content_type.partition(";")[0].strip().lower()
-        if named in _JSON or named.endswith("+json"):
-            return "json"
-        if named in _CSV:
-            return "csv"
-        raise DeliveryError(f"its content type is {_shown(named)}; send application/json or text/csv")
-
-    @property
     def is_small(self) -> bool:
         """Whether it is one row that need not be unfolded first."""
         return not self._folded and self.form == "object"
@@ -83,10 +71,11 @@ class Body:
         return self._form
 
     def _look(self) -> Literal["table", "array", "object"]:
-        kind, first = self.kind, self.data.lstrip(_WHITE)[:1]
+        is_table = self.content_type not in _JSON and _is_table(self.content_type)  # the usual ones are spared the rest
+        first = self.data.lstrip(_WHITE)[:1]
         if not first:
             raise DeliveryError("its body is empty; send a JSON object, a JSON array, or CSV with a header")
-        if kind == "csv":
+        if is_table:
             return "table"
         return "array" if first == b"[" else "object"
 
@@ -105,7 +94,8 @@ class Body:
         if not isinstance(value, dict):
             raise DeliveryError("its body is a single JSON value; send a JSON object, or a JSON array of them")
         row = Row(value, 0, 1)
-        return Chunk(0, tuple(row), [row], [], partial(tables.frame_of, [row]))
+        rows = [row]
+        return Chunk(0, tuple(row), rows, [], lambda: tables.frame_of(rows))
 
     def _array(self, reading: Reading) -> Iterator[Chunk]:
         try:
@@ -119,6 +109,15 @@ class Body:
         while values := list(islice(found, reading.chunk_rows)):
             yield _chunk(start, values)
             start += len(values)
+
+
+def _is_table(content_type: str) -> bool:
+    named = content_type.partition(";")[0].strip().lower()
+    if named in _CSV:
+        return True
+    if named in _JSON or named.endswith("+json"):
+        return False
+    raise DeliveryError(f"its content type is {_shown(named)}; send application/json or text/csv")
 
 
 def _unfold(data: bytes, window: int, limit: int) -> bytes:

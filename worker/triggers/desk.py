@@ -127,7 +127,7 @@ class Desk:
 
         That is at the next talk, which ``wake`` brings about: ends that come together are written down together.
         """
-        self._ended.append(Ended(request, note, then))
+        self._ended.append((request, note, then))
 
     def spare(self, request: Request) -> None:
         """A request has ended without a call: that a crash takes its end back costs nothing. From any thread."""

@@ -62,6 +62,8 @@ class Again:
 
     def is_early(self, message: Message) -> bool:
         """Whether it came back before its wait is over, as that is longer than one turn."""
+        if not message.headers:
+            return False
         until = header(message, NOT_BEFORE)
         return until > 0 and self._clock() < until < self._clock() + MOST_WAITING
 

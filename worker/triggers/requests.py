@@ -53,7 +53,7 @@ class Consumed:
 
 def new_id() -> str:
     """An id for a message, so long that a day's worth of them does not hold the same one twice."""
-    return random.randbytes(8).hex()
+    return random.getrandbits(64).to_bytes(8).hex()
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +84,8 @@ class Request:
         """Of a message that has just come."""
         made = new_id()
         key = message.message_id.replace("\0", "?") or made
-        sha256 = hashlib.sha256(message.body).hexdigest()
-        return cls(consumed, message, [message], _body(message), sha256, key, made)
+        body = Body(message.body, message.content_type, message.content_encoding)
+        return cls(consumed, message, [message], body, hashlib.sha256(body.data).hexdigest(), key, made)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -96,7 +96,7 @@ class Request:
         """One more that asks for the same. Those of an older channel are forgotten: the broker gives them again."""
         self.messages = [*(each for each in self.messages if each.generation >= message.generation), message]
         self.message = self.messages[0]
-        self.body = _body(self.message)
+        self.body = Body(self.message.body, self.message.content_type, self.message.content_encoding)
 
     @property
     def calls_key(self) -> str:
@@ -180,10 +180,6 @@ class Request:
             what = f"its body has {len(self.message.body)} bytes, and this queue takes {self.consumed.max_bytes}"
             return DeliveryError(f"{what}; send fewer rows at once, or raise max_message_bytes and [amqp] max_body")
         return None
-
-
-def _body(message: Message) -> Body:
-    return Body(message.body, message.content_type, message.content_encoding)
 
 
 def _nothing() -> None:

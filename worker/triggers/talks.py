@@ -9,18 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import NamedTuple
 
 from worker.ledger import Messages, Note, Standing
 from worker.triggers.requests import Request
 
-
-class Ended(NamedTuple):
-    """A request whose run is over: what is to be written down, and what follows once it is durable."""
-
-    request: Request
-    note: Note
-    then: Callable[[], None]
+Ended = tuple[Request, Note, Callable[[], None]]
+"""A request whose run is over, what is to be written down of it, and what follows once that is durable."""
 
 
 class Talk:
@@ -30,7 +24,7 @@ class Talk:
         self.claims = claims
         self.ended = ended
         self.over = False
-        self._said = [request.claim(alone=alone) for request in claims], [each.note for each in ended]
+        self._said = [request.claim(alone=alone) for request in claims], [note for _, note, _ in ended]
         self._heard: tuple[list[Standing], list[Note]] = [], []
         self._trouble: Exception | None = None
 
