@@ -20,6 +20,10 @@ MOST_FAULTS = 10
 """So often in a row, in about six minutes, a row or a source may break a backend before it is rejected, or fails."""
 
 
+LONGEST_NAME = 1000
+"""Bytes, of a name in a job's state: PostgreSQL takes no much longer ones into an index."""
+
+
 class State(MutableMapping[str, Any]):
     """What a job remembers between deliveries: JSON values by name. Thread-safe.
 
@@ -49,6 +53,9 @@ class State(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
             raise exact_json.NoJson(f"the names in a job's state are texts, and no {type(key).__name__}")
+        if "\0" in key or len(key.encode(errors="replace")) > LONGEST_NAME:
+            what = f"have at most {LONGEST_NAME} bytes, and no zero character"
+            raise exact_json.NoJson(f"the names in a job's state {what}")
         # Refused here, where the job can be blamed, and not when the delivery is done. A copy, as what the job makes of
         # the value later is not set.
         kept = json.loads(exact_json.dumps({key: value}))

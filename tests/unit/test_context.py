@@ -125,6 +125,15 @@ def test_what_has_no_json_form_is_refused_where_it_is_set():
     assert setting.delivery.state == {}
 
 
+@pytest.mark.parametrize("name", ["x" * 1001, "ř" * 501, "a\0b"])
+def test_a_name_in_a_state_that_a_ledger_could_not_keep_is_refused_where_it_is_set(name):
+    setting = Setting()
+    setting.state["ř" * 500] = 1
+    with pytest.raises(TypeError, match="at most 1000 bytes, and no zero character"):
+        setting.state[name] = 1
+    assert list(setting.delivery.state) == ["ř" * 500]
+
+
 def test_a_name_in_a_state_is_a_text():
     setting = Setting()
     with pytest.raises(TypeError, match="are texts, and no int"):
