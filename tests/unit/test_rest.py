@@ -148,7 +148,9 @@ def test_any_answer_that_does_not_turn_us_away_is_a_sign_of_life(status):
     assert opened([answer(status=status)]).backend.check() == f"https://backend.example:443 answers ({status})"
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (403, Unauthorized), (500, Unavailable)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, Unauthorized), (403, Unauthorized), (407, Unavailable), (500, Unavailable)]
+)
 def test_a_check_fails_at_once_where_the_backend_turns_us_away_or_is_down(status, error):
     billing = opened([answer(status=status)])
     with pytest.raises(error):

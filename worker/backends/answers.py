@@ -28,6 +28,7 @@ _BUSY = _OVERLOADED | {502, 503, 504}  # said by or of a backend that does not g
 _NOT_FOR_US = frozenset({501, 505})
 # One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
 _FRAMES = frozenset({"content-length", "transfer-encoding"})
+_PROXY_AUTHENTICATION = 407
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOO_MUCH = frozenset({413, 414, 431})
 # https://hl7.org/fhir/R4/codesystem-issue-type.html: what stands below "transient"
@@ -50,6 +51,8 @@ def check(backend: str, response: requests.Response) -> None:
         raise (Unavailable if passes else ServerFault)(
             backend, f"answered {_named(response)}", status, retry_after=wait
         )
+    if status == _PROXY_AUTHENTICATION:  # no row's fault, and as it is where the proxy refuses a tunnel
+        raise Unavailable(backend, f"answered {_named(response)}: the proxy wants another user or password", status)
     if status in _TOO_MUCH or "too-costly" in codes(issues):
         raise TooCostly(backend, f"answered {_said(response)}", status, named=f"answered {_named(response)}")
     if status in (401, 403):
