@@ -30,14 +30,18 @@ def address(text: str) -> SplitResult:
     return parts
 
 
-def travels_open(address: SplitResult) -> bool:
-    """Whether others on the network can read what is sent there."""
+def is_loopback(address: SplitResult) -> bool:
+    """Whether what is sent there stays on this machine: no proxy could know it, and none may read it."""
     host = address.hostname or ""
     try:
-        loopback = ip_address(host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
-        loopback = host == "localhost"
-    return address.scheme == "http" and not loopback
+        return host == "localhost"
+
+
+def travels_open(address: SplitResult) -> bool:
+    """Whether others on the network can read what is sent there."""
+    return address.scheme == "http" and not is_loopback(address)
 
 
 def origin_of(url: str) -> str:

@@ -107,3 +107,12 @@ def test_calls_go_by_the_proxy_of_the_settings_and_not_by_that_of_the_environmen
     assert by_one[0].startswith(b"GET http://billing.example/plans HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic YmF0Y2g6Y2FuYXJ5\r\n" in by_one[0]
     assert len(by_one) == len(by_other) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_calls_of_this_machine_do_not_go_by_the_proxy_of_the_environment(monkeypatch, host):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    with raw_server(EMPTY) as (url, seen), opened(url.replace("127.0.0.1", host)) as (_, billing):
+        billing.get("/plans")
+    assert seen[0].startswith(b"GET /plans HTTP/1.1\r\n")

@@ -50,6 +50,18 @@ def test_a_netrc_does_not_replace_the_clients_credentials(tmp_path, monkeypatch)
     assert b"Authorization: Basic own\r\n" in seen[0]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_secret_for_this_machine_does_not_go_by_the_proxy_of_the_environment(monkeypatch, host):
+    with (
+        raw_server(answering("HTTP/1.1 200 OK\nContent-Length: 2", b"{}")) as (proxy, stolen),
+        raw_server(answering("HTTP/1.1 200 OK\nContent-Length: 2", b"{}")) as (url, _),
+    ):
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        assert post(url.replace("127.0.0.1", host)).body == b"{}"
+        assert not stolen
+
+
 @pytest.mark.parametrize(
     "respond",
     [

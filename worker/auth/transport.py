@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
 from worker.errors import Unavailable
+from worker.http_terms import is_loopback
 
 MAX_BODY = 64 * 1024
 
@@ -64,6 +66,8 @@ def send(request: Request) -> Answer:
         with requests.Session() as session:
             verify = str(request.tls.ca_file) if request.tls.ca_file else None
             around = session.merge_environment_settings(request.url, {}, True, verify, _paths(request.tls.client))
+            if is_loopback(urlsplit(request.url)):  # http may lead there, and is read by a proxy
+                around["proxies"] = {}
             session.trust_env = False  # proxies and CA bundle are in `around`; a netrc would replace our credentials
             response = session.request(
                 "POST" if request.form else "GET",

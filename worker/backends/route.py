@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import urlsplit
 
 import requests
 
 from worker.config import BackendSettings
+from worker.http_terms import is_loopback
 from worker.pem import read_authorities, read_pair
 
 
@@ -29,7 +31,7 @@ class Route:
     def read(cls, name: str, settings: BackendSettings) -> Self:
         """Read it for ``[backends.NAME]``; raises ``ConfigError`` where that cannot be done.
 
-        What the settings leave out is taken from the environment, as curl and ``requests`` do.
+        What the settings leave out is taken from the environment, as curl and ``requests`` do, but for loopback hosts.
         """
         table, material, cert = f"backends.{name}", "", None
         if settings.ca_file:
@@ -41,5 +43,10 @@ class Route:
         if settings.proxy:
             proxies: Mapping[str, str] = {"all": settings.proxy.reveal()}
         else:
-            proxies = requests.utils.get_environ_proxies(settings.url)
+            proxies = environment_proxies(settings.url)
         return cls(str(authorities) if authorities else True, cert, proxies, material)
+
+
+def environment_proxies(url: str) -> Mapping[str, str]:
+    """The proxies that the environment names for a URL."""
+    return {} if is_loopback(urlsplit(url)) else requests.utils.get_environ_proxies(url)
