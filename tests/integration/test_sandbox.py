@@ -467,6 +467,14 @@ def test_the_fhir_server_is_unavailable_while_it_cannot_introspect(own: Sandbox)
     assert [call("GET", "/Practitioner").status_code for _ in range(2)] == [503, 200]
 
 
+def test_no_proxy_of_the_environment_stands_between_the_servers(own: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    billing, fhir = (Caller(url, token(own)) for url in (own.billing_url, own.fhir_url))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    direct = {"http": ""}
+    assert billing("GET", "/plans/000001", proxies=direct).status_code == 200
+    assert fhir("GET", "/Practitioner", proxies=direct).status_code == 200
+
+
 def test_revoked_tokens_are_turned_down_at_once_and_everywhere_and_new_ones_are_not(own: Sandbox) -> None:
     billing, fhir = (Caller(url, token(own)) for url in (own.billing_url, own.fhir_url))
     assert (billing("GET", "/plans/000001").status_code, fhir("GET", "/Practitioner").status_code) == (200, 200)

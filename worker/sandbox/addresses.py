@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import requests
+
 DEFAULT_PORTS = (8801, 8802, 8803)
 
 CLIENT_ID = "batch-worker"
@@ -72,3 +74,10 @@ class Addresses:
             billing_url=self.billing_url,
             fhir_url=self.fhir_url,
         )
+
+
+def session() -> requests.Session:
+    """Connections from one server to another: no proxy that the environment names could know where they are."""
+    made = requests.Session()
+    made.trust_env = False
+    return made

@@ -17,7 +17,7 @@ from joserfc.jwk import KeySet
 from werkzeug.exceptions import HTTPException
 
 from worker import exact_json
-from worker.sandbox.addresses import Addresses
+from worker.sandbox.addresses import Addresses, session
 from worker.sandbox.answers import Failure, failure_headers, json_answer
 from worker.sandbox.bearer import bearer_token, demand_scope, invalid_token
 from worker.sandbox.gate import Gate
@@ -76,7 +76,8 @@ class TokenCheck:
 
     def _fetch_keys(self) -> KeySet:
         try:
-            answer = requests.get(f"{self.at.oauth_url}/jwks", timeout=10)
+            with session() as connections:
+                answer = connections.get(f"{self.at.oauth_url}/jwks", timeout=10)
             answer.raise_for_status()
         except requests.RequestException as error:
             raise Failure(503, "The OAuth server does not publish its keys.", {"Retry-After": "1"}) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import requests
 
-from worker.sandbox.addresses import RESOURCE_SERVER_ID, RESOURCE_SERVER_SECRET, Addresses
+from worker.sandbox.addresses import RESOURCE_SERVER_ID, RESOURCE_SERVER_SECRET, Addresses, session
 from worker.sandbox.answers import Failure
 from worker.sandbox.bearer import invalid_token
 
@@ -25,7 +25,7 @@ class TokenCheck:
 
     at: Addresses
     clock: Callable[[], float] = time.monotonic
-    _session: requests.Session = field(default_factory=requests.Session)
+    _session: requests.Session = field(default_factory=session)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _good: dict[bytes, tuple[float, list[str]]] = field(default_factory=dict)
 
