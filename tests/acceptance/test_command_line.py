@@ -238,6 +238,15 @@ def test_a_delivery_that_has_to_wait_for_its_backend_is_told_as_waiting(longshor
     assert not list((project / "failed").iterdir())
 
 
+def test_what_a_locale_of_old_cannot_show_is_escaped(longshore, project, samples, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    file = shutil.copy(samples / "clients-archive.csv.gz", project / "clientsé.csv.gz")
+    done = longshore("process", file, cwd=project)
+    assert (done.returncode, "clients\\xe9.csv.gz" in done.stdout) == (0, True), done.stderr
+    status = json.loads(longshore("status", "--json", cwd=project).stdout)
+    assert [line["source"] for line in status["deliveries"]] == ["clientsé.csv.gz"]
+
+
 def test_a_file_name_with_brackets_and_escapes_is_shown_as_it_is(longshore, project, samples):
     file = shutil.copy(samples / "clients-archive.csv.gz", project / "clients[bold]\x1b[31m.csv.gz")
     done = longshore("process", file, cwd=project)

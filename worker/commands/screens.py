@@ -67,9 +67,13 @@ def say_json(value: Any) -> None:
 
 
 def as_json(value: Any, *, indent: bool = False) -> str:
-    """JSON that does nothing to a terminal, and stays JSON: a control character is shown as JSON's own escape."""
-    text = exact_json.dumps(value, indent=indent).decode()
-    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+    """JSON that does nothing to a terminal, and stays JSON: what cannot be shown stands in it by JSON's own escape."""
+    text, only_ascii = exact_json.dumps(value, indent=indent).decode(), not console().encoding.startswith("utf")
+
+    def shown(each: str) -> bool:
+        return each == "\n" or (each.isprintable() and (each.isascii() or not only_ascii))
+
+    return "".join(each if shown(each) else json.dumps(each)[1:-1] for each in text)
 
 
 def complain(what: str) -> None:
