@@ -50,8 +50,13 @@ class Jobs(Mapping[str, Job[..., Any]]):
         """The endings of the files by which senders say that a file is complete."""
         return tuple({job.done_suffix for job in self.enabled if job.done_suffix})
 
-    def find(self, name: str, source: str) -> Job[..., Any]:
-        """The job of this name; if there is none such (any more), the one that matches ``source``, or raises."""
+    def find(self, name: str, source: str, trigger: str) -> Job[..., Any]:
+        """The job of this name; if there is none such (any more), the one that takes a file called ``source``.
+
+        Raises ``DeliveryError`` if there is none either, and for a tick: that is no file, whatever its name fits.
+        """
+        if name not in self._jobs and trigger == "schedule":
+            raise DeliveryError(f"no job {name} is left, whose tick this is; restore it, then: longshore retry")
         return self._jobs.get(name) or self.match(source)
 
     def match(self, name: str) -> Job[..., Any]:

@@ -80,7 +80,7 @@ class Runner:
 
     def _work(self, delivery: Delivery, known: dict[str, object]) -> Exception | None:
         try:
-            job = self._jobs.find(delivery.job, delivery.source)
+            job = self._jobs.find(delivery.job, delivery.source, delivery.trigger)
             known["job"] = delivery.job = job.name
             with self._outputs[delivery.trigger].open(delivery, job) as part:
                 self._fill(part, delivery, job)

@@ -409,6 +409,13 @@ def test_a_file_that_several_jobs_take_is_told_their_names():
         Jobs([made("one", files="a*"), made("two", files="*a")]).match("a")
 
 
+def test_a_file_whose_job_is_gone_is_for_the_one_that_takes_its_name_but_a_tick_is_for_none():
+    jobs = Jobs([made("all", files="*")])
+    assert jobs.find("gone", "a.csv", "inbox").name == "all"
+    with pytest.raises(DeliveryError, match="no job gone is left, whose tick this is; restore it"):
+        jobs.find("gone", "gone-20261123T020000Z", "schedule")
+
+
 def test_a_job_that_is_not_enabled_is_listed_but_gets_nothing(folder):
     write(folder, a=a_job("first", "files='a*', queue='q'"), b=a_job("second", "files='a*', queue='q'"))
     jobs = load(folder, {"first": JobSettings(enabled=False)})

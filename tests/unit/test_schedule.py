@@ -598,8 +598,17 @@ def test_a_later_tick_that_remembers_nothing_leaves_the_watermark_to_an_earlier_
     assert one.ledger.state.load("nightly") == {"last": 3}
 
 
-def test_a_tick_of_a_job_that_is_no_more_fails_and_no_other_job_takes_it(worker, clock):
-    one = worker(scheduled(down))
+def waits_with_its_rows():
+    @job(schedule="* * * * *", source=two_rows)
+    def nightly(row, ctx):
+        raise Unavailable("billing", "answered 503")
+
+    return nightly
+
+
+@pytest.mark.parametrize("made", [lambda: scheduled(down), waits_with_its_rows])
+def test_a_tick_of_a_job_that_is_no_more_fails_and_no_other_job_takes_it(worker, clock, made):
+    one = worker(made())
     one.turn()
     clock.now += MINUTE
     one.turn()
@@ -613,7 +622,7 @@ def test_a_tick_of_a_job_that_is_no_more_fails_and_no_other_job_takes_it(worker,
     later.turn()
     entry = later.entries["nightly-20261123T020100Z"]
     assert entry.state == "failed"
-    assert "has no source" in entry.detail
+    assert "no job nightly is left" in entry.detail
 
 
 @pytest.mark.parametrize(
