@@ -27,6 +27,7 @@ from worker.execution import Execution
 from worker.fakes import Answer, FakeFhir, FakeRest, Request
 from worker.outputs.table import Results, cell, csv_lines
 from worker.records import Chunk, Delivery, Input, Outcome, Reading, Row
+from worker.triggers.bodies import Body
 
 __all__ = ["Answer", "FakeFhir", "FakeRest", "Request", "Run", "context", "run_job"]
 
@@ -71,19 +72,23 @@ def run_job(
 ) -> Run:
     """Run a job over rows: mappings, the text of a CSV file, or the path of one; without any, over those of its source.
 
-    Mappings become a CSV file first, so that the job gets text, and the first row's line is 2. Raises what would
-    concern the whole delivery: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too). A bug in the job is a
-    rejection, as it is in the worker; the log has its place.
+    Mappings become a CSV file first, so that the job gets text, and the first row's line is 2; those of a job that
+    takes messages and no files become a JSON array, and keep their values. Raises what would concern the whole
+    delivery: ``Unavailable``, ``DeliveryError`` (``Unauthorized`` too). A bug in the job is a rejection, as it is in
+    the worker; the log has its place.
     """
-    name, data, reading = _file([] if rows is None else rows, job)
-    delivery = _delivery(name, data, job.name, trigger="schedule" if rows is None else "inbox")
+    body = _body(rows, job)
+    name, data, reading = ("rows.json", body.data, Reading()) if body else _file([] if rows is None else rows, job)
+    trigger = "schedule" if rows is None else "queue" if body else "inbox"
+    delivery = _delivery(name, data, job.name, trigger, body)
     shared = _shared(delivery, rest or {}, fhir or {}, state or {})
     execution = Execution(job, shared, bugs=_BUGS)
     outcomes: list[Outcome] = []
     for chunk in [_asked(execution)] if rows is None else delivery.read(reading):
         done = map(execution.work, execution.units(chunk))
         outcomes += sorted(chain.from_iterable(done), key=lambda outcome: outcome.index)
-    return Run(_fitting(outcomes, job, reading), delivery.meter.read()[0], dict(shared.state))
+    fitting = outcomes if body else _fitting(outcomes, job, reading)  # what JSON replies with has no columns
+    return Run(fitting, delivery.meter.read()[0], dict(shared.state))
 
 
 def context(
@@ -94,6 +99,13 @@ def context(
 ) -> Context:
     """A context to call a job with directly, as the function that it is: ``client_summary(row, context(...))``."""
     return _shared(_delivery("rows.csv", b"", ""), rest or {}, fhir or {}, state or {}).at(line=2)
+
+
+def _body(rows: Rows | None, job: Job[..., Any]) -> Body | None:
+    """The rows as a message, where they can come as nothing else."""
+    if rows is None or isinstance(rows, str | Path) or job.files or not job.queue:
+        return None
+    return Body(exact_json.dumps([dict(row) for row in rows]), "application/json")
 
 
 def _file(rows: Rows, job: Job[..., Any]) -> tuple[str, bytes, Reading]:
@@ -126,7 +138,7 @@ def _fitting(outcomes: list[Outcome], job: Job[..., Any], reading: Reading) -> l
     ]
 
 
-def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox") -> Delivery:
+def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox", body: Body | None = None) -> Delivery:
     return Delivery(
         id="test",
         trigger=trigger,
@@ -135,7 +147,7 @@ def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox") -> Deliv
         folder=_Scratch.made(),
         attempts=1,
         started=datetime.now(UTC),
-        read=lambda reading: tables.read(Path(name), reading, io.BytesIO(data)),
+        read=body.read if body else lambda reading: tables.read(Path(name), reading, io.BytesIO(data)),
         guard=lambda: None,
         settle=lambda _error: None,
         job=job,

@@ -300,6 +300,20 @@ def test_a_job_with_a_source_is_run_over_its_rows_without_any_given():
     assert run.state == {"asked": 7}
 
 
+def test_a_job_that_takes_only_messages_sees_values_as_a_message_has_them():
+    @job(queue="q", columns=["n"])
+    def whole(row, ctx):
+        if row["n"] is None:
+            raise Reject("no number")
+        return {"n": row["n"] + 1, "tags": row["tags"], "line": row.line, "trigger": ctx.delivery.trigger}
+
+    run = run_job(whole, [{"n": 1, "tags": ["a", {"b": Decimal("1.10")}]}, {"n": None, "tags": None}])
+    assert run.results == [{"n": 2, "tags": ["a", {"b": Decimal("1.10")}], "line": 1, "trigger": "queue"}]
+    assert [(wrong.line, wrong.detail) for wrong in run.rejected] == [(2, "no number")]
+    assert run_job(whole, []).outcomes == []
+    assert run_job(whole, "n,tags\n7,\n").rejected[0].error == "TypeError"  # a table's values are text there, too
+
+
 def test_a_source_that_cannot_work_fails_as_in_the_worker():
     @job(schedule="0 2 * * *", source=lambda ctx: [1])
     def nightly(row, ctx):
