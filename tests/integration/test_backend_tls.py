@@ -10,6 +10,8 @@ from servers.raw import answering, raw_server
 from servers.tls import tls_server
 
 from worker.backends import open_backend
+from worker.backends.answers import whole
+from worker.backends.calls import Call
 from worker.config import RestSettings
 from worker.errors import ConfigError, Unavailable
 from worker.records import Meter, RowKey
@@ -116,3 +118,16 @@ def test_calls_of_this_machine_do_not_go_by_the_proxy_of_the_environment(monkeyp
     with raw_server(EMPTY) as (url, seen), opened(url.replace("127.0.0.1", host)) as (_, billing):
         billing.get("/plans")
     assert seen[0].startswith(b"GET /plans HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_another_address_is_asked_by_its_own_proxy_of_the_environment_unless_the_settings_name_one(monkeypatch, chosen):
+    file = Call("GET", "https://bucket.example/1.ndjson", public=True)
+    with raw_server(EMPTY) as (proxy, asked), raw_server(EMPTY) as (own, asked_own), raw_server(EMPTY) as (url, _):
+        monkeypatch.setenv("https_proxy", proxy)
+        proxies = {"proxy": own} if chosen else {}
+        with opened(url, **proxies) as (_, billing), pytest.raises(Unavailable):
+            billing._caller(file, whole)
+    seen, unseen = (asked_own, asked) if chosen else (asked, asked_own)
+    assert seen[0].startswith(b"CONNECT bucket.example:443 HTTP/1.1\r\n")
+    assert not unseen

@@ -191,10 +191,11 @@ class Http:
 
     def _sent(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool) -> requests.Response:
         meter.call(self.name)
-        route = self._route
-        cert = route.cert if route.cert and not self._is_elsewhere(str(request.url)) else None
+        route, cert, proxies = self._route, self._route.cert, self._route.proxies
+        if self._is_elsewhere(str(request.url)):
+            cert, proxies = None, route.proxies_to(str(request.url))
         response = self._transport.send(
-            request, stream=stream, timeout=self._timeout, verify=route.verify, cert=cert, proxies=route.proxies
+            request, stream=stream, timeout=self._timeout, verify=route.verify, cert=cert, proxies=proxies
         )
         if not stream:
             if response.raw is not None:  # a transport may read it only when it is asked for

@@ -26,6 +26,12 @@ class Route:
     cert: tuple[str, str] | None
     proxies: Mapping[str, str] = field(repr=False)  # with passwords
     material: str = field(repr=False)
+    chosen: bool = False
+    """Whether the settings name the proxy; else the environment may name another one for another address."""
+
+    def proxies_to(self, url: str) -> Mapping[str, str]:
+        """By which proxies an address elsewhere is asked, such as that of an export's file."""
+        return self.proxies if self.chosen else environment_proxies(url)
 
     @classmethod
     def read(cls, name: str, settings: BackendSettings) -> Self:
@@ -44,7 +50,7 @@ class Route:
             proxies: Mapping[str, str] = {"all": settings.proxy.reveal()}
         else:
             proxies = environment_proxies(settings.url)
-        return cls(str(authorities) if authorities else True, cert, proxies, material)
+        return cls(str(authorities) if authorities else True, cert, proxies, material, bool(settings.proxy))
 
 
 def environment_proxies(url: str) -> Mapping[str, str]:
