@@ -53,10 +53,11 @@ class Jobs(Mapping[str, Job[..., Any]]):
     def find(self, name: str, source: str, trigger: str) -> Job[..., Any]:
         """The job of this name; if there is none such (any more), the one that takes a file called ``source``.
 
-        Raises ``DeliveryError`` if there is none either, and for a tick: that is no file, whatever its name fits.
+        Raises ``DeliveryError`` if there is none either, and for what was meant for that job alone, whatever its name
+        fits: a tick, and a file that was given to ``process``.
         """
-        if name not in self._jobs and trigger == "schedule":
-            raise DeliveryError(f"no job {name} is left, whose tick this is; restore it, then: longshore retry")
+        if name and name not in self._jobs and trigger != "inbox":
+            raise DeliveryError(f"no job {name} is left, which this is for; restore it, then: longshore retry")
         return self._jobs.get(name) or self.match(source)
 
     def match(self, name: str) -> Job[..., Any]:

@@ -409,11 +409,12 @@ def test_a_file_that_several_jobs_take_is_told_their_names():
         Jobs([made("one", files="a*"), made("two", files="*a")]).match("a")
 
 
-def test_a_file_whose_job_is_gone_is_for_the_one_that_takes_its_name_but_a_tick_is_for_none():
+def test_a_file_whose_job_is_gone_is_for_the_one_that_takes_its_name_but_what_was_for_that_job_alone_for_none():
     jobs = Jobs([made("all", files="*")])
-    assert jobs.find("gone", "a.csv", "inbox").name == "all"
-    with pytest.raises(DeliveryError, match="no job gone is left, whose tick this is; restore it"):
-        jobs.find("gone", "gone-20261123T020000Z", "schedule")
+    assert jobs.find("gone", "a.csv", "inbox").name == jobs.find("", "a.csv", "process").name == "all"
+    for source, trigger in (("gone-20261123T020000Z", "schedule"), ("a.csv", "process")):
+        with pytest.raises(DeliveryError, match="no job gone is left, which this is for; restore it"):
+            jobs.find("gone", source, trigger)
 
 
 def test_a_job_that_is_not_enabled_is_listed_but_gets_nothing(folder):
