@@ -11,6 +11,7 @@ Item = TypeVar("Item")
 
 REST_SECONDS = 0.00025  # an item that takes longer is not worth waiting for the next one
 LANE_SECONDS = 0.005  # for how long a thread goes on with the items before it looks what else there is
+STUCK_SECONDS = 2 * LANE_SECONDS  # so long after the last begin, what waits is behind one that takes its time
 
 
 class Lane(Generic[Item]):
@@ -33,16 +34,19 @@ class Lane(Generic[Item]):
         self._limit = limit
         self._todo: deque[Item] = deque()
         self._pace = 2 * REST_SECONDS  # seconds an item takes, a moving average
+        self._begun = 0.0  # when the last one was, of all threads'
         self.active = 0
+        self.wanted = False  # whether a thread is, beside those that are at it
 
     def put(self, items: Sequence[Item]) -> None:
         """Have these worked on as soon as there is a thread.
 
-        Called with nothing now and then, it wakes a further thread for what waits behind one that takes its time.
+        Called with nothing now and then, it wakes a further thread for what waits behind one that takes its time. While
+        items are over at once, that is the only way to one: two would fight for the interpreter's lock.
         """
         self._todo.extend(items)
         if self._todo:
-            self._call(self, not items)
+            self._call(self, not items and not self._goes_on)
 
     @property
     def waiting(self) -> int:
@@ -60,9 +64,16 @@ class Lane(Generic[Item]):
         return self._pace < REST_SECONDS
 
     @property
+    def _goes_on(self) -> bool:
+        """Whether whoever is at it gets to what waits as soon as a further thread would."""
+        return self.prompt and time.perf_counter() - self._begun < STUCK_SECONDS
+
+    @property
     def ready(self) -> bool:
-        """Whether there is something that may be begun."""
-        return bool(self._todo) and (self._limit is None or self.active < self._limit)
+        """Whether there is something that may be begun by a further thread."""
+        if not self._todo or (self._limit is not None and self.active >= self._limit):
+            return False
+        return self.wanted or not (self.active and self.prompt)
 
     def work_off(self) -> None:
         """What is there, until it is somebody else's turn at this thread."""
@@ -74,6 +85,7 @@ class Lane(Generic[Item]):
                 item = self._todo.popleft()
             except IndexError:  # the end
                 break
+            self._begun = now
             self._work(item)
             before, now = now, time.perf_counter()
             done += 1

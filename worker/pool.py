@@ -164,6 +164,7 @@ class Pool:
             if not lane.enough:
                 self._wake(lane.waiting)
             elif urgent or not lane.active:  # else the one that is at it goes on with these
+                lane.wanted = urgent
                 self._wake(1)
 
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
@@ -229,16 +230,26 @@ class Pool:
         self._cores.join()
         call = threading.Lock()
         call.acquire()
-        while (work := self._take(call)) is not None:
-            work()
+        lane: Lane[Any] | None = None
+        while (work := self._take(call, lane)) is not None:
+            lane = work()
 
-    def _take(self, call: threading.Lock) -> Callable[[], None] | None:
+    def _take(self, call: threading.Lock, left: Lane[Any] | None) -> Callable[[], Lane[Any] | None] | None:
+        """What there is to do; waits for it. Until here, the lane that was ``left`` counts this thread as its own, so
+        that nobody is called for what this one is about to take.
+        """
         with self._lock:
+            if left:
+                left.active -= 1
+                if left.ready and not left.enough:  # a further thread, beside this one
+                    self._wake(1)
             while not self._closed:
                 if stream := self._next():
                     stream.active += 1
+                    work: Callable[[], Lane[Any] | None]
                     if isinstance(stream, Lane):
-                        work = partial(self._drain, stream)
+                        stream.wanted = False
+                        work = partial(_work_off_lane, stream)
                     else:
                         work = partial(self._work_off, stream, *stream.todo.popleft())
                     if self._resting and stream.ready and not stream.enough:
@@ -260,13 +271,6 @@ class Pool:
         """Call so many, if there are; first who rests the shortest: what that one needs is still in the cache."""
         for _ in range(min(threads, len(self._resting))):
             self._resting.pop().release()
-
-    def _drain(self, lane: Lane[Any]) -> None:
-        lane.work_off()
-        with self._lock:
-            lane.active -= 1
-            if lane.ready and not lane.enough:  # a further thread, beside this one
-                self._wake(1)
 
     def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:
         """Of the streams with work, the one that has the fewest threads, and of those the one that waited longest.
@@ -326,6 +330,11 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _work_off_lane(lane: Lane[Any]) -> Lane[Any]:
+    lane.work_off()
+    return lane
 
 
 def _threads(stream: _Stream[Any, Any] | Lane[Any]) -> int:

@@ -5,6 +5,7 @@ from itertools import chain, count
 import pytest
 
 from worker.errors import Stopping
+from worker.lane import STUCK_SECONDS, Lane
 from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
@@ -434,6 +435,23 @@ def test_what_waits_in_a_lane_behind_an_item_that_takes_its_time_gets_another_th
         lane.put([])
     assert not blocked.is_set()
     blocked.set()
+
+
+def test_a_lane_whose_items_are_over_at_once_lets_no_second_thread_in_unless_one_is_wanted():
+    calls = []
+    lane = Lane(lambda _, urgent: calls.append(urgent), lambda _: None, lambda: None, None)
+    while not lane.prompt:
+        lane.put(["quick"])
+        lane.work_off()
+    lane.put(["quick"])
+    assert lane.ready
+    lane.active = 1
+    assert not lane.ready
+    time.sleep(2 * STUCK_SECONDS)  # in which the one that is at it has begun nothing
+    lane.put([])
+    assert calls[-1]
+    lane.wanted = True
+    assert lane.ready
 
 
 def test_a_thread_of_the_pool_that_has_items_of_its_own_works_them_off_itself(opened):
