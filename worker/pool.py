@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from worker.cores import Cores
 from worker.errors import Stopping
 from worker.lane import Lane
+from worker.records import Narrow
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +40,7 @@ class _Chunk:
 class _Stream(Generic[Item, Result]):
     """One delivery's items on their way through the pool; guarded by the pool's lock, but for ``finished``."""
 
-    def __init__(self, work: Callable[[Item], Result], limit: int | None, held_up: Sized) -> None:
+    def __init__(self, work: Callable[[Item], Result], limit: int | None, held_up: Sequence[Narrow]) -> None:
         self.work = work
         self.limit = limit
         self.held_up = held_up
@@ -48,8 +49,7 @@ class _Stream(Generic[Item, Result]):
         self.finished: deque[Result] = deque()
         self.wake = threading.Event()
         self.active = 0
-        self.crowded = False  # whether some were held up: from then on, threads are called at ticks only
-        self.step = 1  # how many of them at the next one
+        self.narrow: Narrow | None = None  # what held some up last: from then on, threads are called at ticks only
         self.pace = SLICE_SECONDS  # seconds an item takes, a moving average
         self.error: BaseException | None = None
 
@@ -64,8 +64,8 @@ class _Stream(Generic[Item, Result]):
     def settle(self, chunk: _Chunk, done: int, rest: Sequence[Item], seconds: float) -> None:
         self.active -= 1
         chunk.unfinished -= done
-        if self.held_up:
-            self.crowded, self.step = True, 1
+        for narrow in self.held_up[-1:]:  # of a list that others change meanwhile
+            self.narrow = narrow
         self.pace += ((seconds / max(1, done)) - self.pace) / 8
         if rest and not self.error:
             self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
@@ -77,16 +77,15 @@ class _Stream(Generic[Item, Result]):
         self.todo.clear()
 
     def grow(self) -> int:
-        """How many threads to call at a tick: twice as many each time, until some are held up."""
-        step, self.step = self.step, min(MOST_CALLED, 2 * self.step)
-        return step if self.ready else 0
+        """How many threads to call at a tick: as many as might pass, and one at the least, which may go elsewhere."""
+        return max(1, min(MOST_CALLED, self.narrow.room)) if self.narrow and self.ready else 0
 
     @property
     def enough(self) -> bool:
         """Whether those that are at it need no other: one more would be held up, or fight for the interpreter's lock
         with one whose rows only compute.
         """
-        return self.crowded or self.pace * SLICE_ITEMS < SLICE_SECONDS
+        return self.narrow is not None or self.pace * SLICE_ITEMS < SLICE_SECONDS
 
     @property
     def ready(self) -> bool:
@@ -116,12 +115,13 @@ class Pool:
         chunks: Iterable[Sequence[Item]],
         *,
         limit: int | None = None,
-        held_up: Sized = (),
+        held_up: Sequence[Narrow] = (),
         hurry: Callable[[], None] = lambda: None,
     ) -> Iterator[list[Result]]:
         """Call ``work`` on every item, ``limit`` at once; yields the results as they come, in no order.
 
-        While ``held_up`` holds anything, no further item is begun: it would wait behind those that are under way.
+        While ``held_up`` holds anything, for each item that is held up what does that, no further one is begun: it
+        would wait behind those.
 
         The first exception, of ``work``, of ``chunks`` or of the caller, ends it: ``hurry`` is called, so that what is
         under way can come to an end; that is yielded, the rest is left, and the exception raised.
@@ -135,7 +135,7 @@ class Pool:
         work: Callable[[Item], Result],
         chunks: Iterable[Sequence[Item]],
         limit: int | None,
-        held_up: Sized,
+        held_up: Sequence[Narrow],
         hurry: Callable[[], None],
     ) -> Iterator[list[Result]]:
         stream: _Stream[Item, Result] = _Stream(work, limit, held_up)
@@ -193,12 +193,12 @@ class Pool:
                 hurry()
             if not fed and not over:
                 stream.wake.wait(TICK_SECONDS)
-            if stream.crowded:
+            if stream.narrow:
                 with self._lock:
                     self._wake(stream.grow())
             if results := [stream.finished.popleft() for _ in range(len(stream.finished))]:
                 yield results
-            elif stream.todo and not stream.crowded:  # one row takes its time among quick ones: on with the rest
+            elif stream.todo and not stream.narrow:  # one row takes its time among quick ones: on with the rest
                 with self._lock:
                     self._wake(1)
             if over:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 from worker.errors import MissingColumn
 
@@ -140,16 +140,24 @@ class RowKey:
         return f"{self.digest[:32]}-{self.line}" + (f"-{self.turn}" if self.turn > 1 else "")
 
 
+class Narrow(Protocol):
+    """What lets only so many pass at once."""
+
+    @property
+    def room(self) -> int:
+        """How many more might pass just now."""
+
+
 class Meter:
     """Counts the HTTP requests that a delivery really sent, by backend, and its token requests. Thread-safe.
 
-    ``held_up`` has an entry for each call that waits for its turn at a backend: a count without a lock.
+    ``held_up`` has, for each call that waits for its turn at a backend, what it waits for: a count without a lock.
     """
 
     __slots__ = ("_calls", "_lock", "_token_requests", "held_up")
 
     def __init__(self) -> None:
-        self.held_up: list[object] = []
+        self.held_up: list[Narrow] = []
         self._lock = threading.Lock()
         self._calls: dict[str, int] = {}
         self._token_requests = 0

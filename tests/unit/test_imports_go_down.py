@@ -14,8 +14,8 @@ ROOT = Path(worker.__file__).parent
 # Lowest first. A part is a module or a package; it imports only parts of the layers below its own.
 LAYERS = [
     "errors exact_json http_terms log files cores cron held forks lane",
-    "records secret fhirpath pem sandbox broker_address pool stopping",
-    "sockets settings owner declare decoding",
+    "records secret fhirpath pem sandbox broker_address stopping",
+    "sockets settings owner declare decoding pool",
     "config lines",
     "jobs tables ledger auth amqp",
     "spill",

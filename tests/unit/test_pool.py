@@ -202,13 +202,20 @@ def test_an_error_of_the_chunks_ends_it_after_what_was_read(opened):
     assert set(results) <= set(range(10))
 
 
+class Narrow:
+    """Lets so many more pass."""
+
+    def __init__(self, room):
+        self.room = room
+
+
 def test_while_items_are_held_up_those_under_way_end_and_no_further_one_begins(opened):
     pool, held_up, begun, answer = opened(4), [], [], threading.Event()
 
     def work(item):
         begun.append(item)
         if item == 0:
-            held_up.append(item)
+            held_up.append(Narrow(0))
             answer.wait(SECONDS)
             held_up.pop()
         return item
@@ -225,12 +232,13 @@ def test_while_items_are_held_up_those_under_way_end_and_no_further_one_begins(o
     assert sorted(found) == list(range(100))
 
 
-def test_once_none_is_held_up_any_more_all_threads_are_at_work_again(opened):
+@pytest.mark.parametrize("room", [-1, 0, 1, 100])
+def test_once_none_is_held_up_any_more_all_threads_are_at_work_again(opened, room):
     pool, held_up, meeting = opened(4), [], threading.Barrier(4)
 
     def work(item):
         if item == 0:
-            held_up.append(item)
+            held_up.append(Narrow(room))
             time.sleep(5 * TICK_SECONDS)
             held_up.pop()
         if item >= 50:

@@ -60,6 +60,11 @@ class Limits:
         """How many requests may run at once just now."""
         return int(self._auto.size) if self._auto else self._fixed
 
+    @property
+    def room(self) -> int:
+        """How many more requests might begin just now."""
+        return self.window - self._running
+
     def turn(
         self, stop: threading.Event, meter: Meter, *, even_if_down: bool = False, of: Callable[[], int] = lambda: 0
     ) -> Turn:
