@@ -67,8 +67,9 @@ def test_a_folded_header_is_one_line():
 
 
 @pytest.mark.parametrize("body", [b"{}", b"\r\n\r\n", b"\n\n"])
-def test_bare_line_feeds_end_lines_too(body):
-    answer, is_open = read(b"HTTP/1.1 200 OK\nContent-Length: %d\n\n%b" % (len(body), body))
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n"])
+def test_bare_line_feeds_end_lines_too(blank, body):
+    answer, is_open = read(b"HTTP/1.1 200 OK\nContent-Length: %d\n%b%b" % (len(body), blank, body))
     assert (answer.content, is_open) == (body, True)
 
 

@@ -29,7 +29,6 @@ _MOST_FIELDS = 1000
 _LONGEST_LINE = 2**12  # of a chunk's size
 _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]+")
 _END = re.compile(rb"\n\r?\n")
-_USUAL_END = b"\r\n\r\n"
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
 _FIELD = re.compile(r"^([\w!#$%&'*+.^`|~-]+):[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.ASCII | re.MULTILINE)
 _FOLD = re.compile(r"\r?\n[ \t]+")
@@ -120,15 +119,14 @@ def read_answer(request: requests.PreparedRequest, receive: Receive, most: int) 
 
 def _at_once(request: requests.PreparedRequest, data: bytes, most: int) -> tuple[Answer, bool] | None:
     """The answer, if that is just what the bytes are, as they mostly are."""
-    end = data.find(_USUAL_END)
-    start = end + len(_USUAL_END)
-    if not 0 < end <= _SHORT_HEAD or request.method == "HEAD" or b"\n\n" in (lines := data[: end + 2]):
+    end = _END.search(data)
+    if not end or end.start() >= _SHORT_HEAD or request.method == "HEAD":
         return None
-    head = _known_head(lines)
-    if not head.is_plain or head.length != len(data) - start or head.length > most:
+    head, body = _known_head(data[: end.start() + 1]), data[end.end() :]
+    if not head.is_plain or head.length != len(body) or head.length > most:
         return None
     answer = Answer(request, head)
-    answer._content = data[start:]
+    answer._content = body
     return answer, head.keeps_open
 
 
