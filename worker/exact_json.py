@@ -58,7 +58,8 @@ def loads(text: bytes | str) -> Any:
     """
     try:
         parsed = orjson.loads(text)
-        if type(parsed) is dict and _EXACT.issuperset(map(type, parsed.values())):  # as most rows are
+        one = parsed[0] if type(parsed) is list and len(parsed) == 1 else parsed
+        if type(one) is dict and _EXACT.issuperset(map(type, one.values())):  # as most rows are, and their results
             return parsed
         data = text.encode() if isinstance(text, str) else text
         if type(parsed) in _CONTAINERS and not _SUSPECT.search(data):
