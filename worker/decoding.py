@@ -13,6 +13,7 @@ from typing import IO, BinaryIO, TextIO, cast
 
 from worker.errors import DeliveryError
 
+_READ_BYTES = 2**18  # at once: at each read, a thread gives up Python's lock, and waits for it among all those of rows
 UNPACKED_LIMIT = 16 * 2**30  # bytes; what a gzip file may unfold to
 
 _GZIP = b"\x1f\x8b"
@@ -72,7 +73,7 @@ def is_clean(text: str) -> bool:
 
 
 def _buffered(raw: object) -> io.BufferedReader[io.RawIOBase]:
-    return io.BufferedReader(cast(io.RawIOBase, raw))  # whose stub knows no other binary files
+    return io.BufferedReader(cast(io.RawIOBase, raw), _READ_BYTES)  # whose stub knows no other binary files
 
 
 def _refuse_what_is_not_text(head: bytes) -> None:

@@ -25,6 +25,7 @@ SLICE_SECONDS = 0.002  # what a thread takes at once should be done in about thi
 SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
 MOST_CALLED = 64  # threads, at a tick
+ITEMS_AHEAD = 512  # or one for each thread: they last while a delivery's thread waits for disk and interpreter
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
 
@@ -50,6 +51,7 @@ class _Stream(Generic[Item, Result]):
         self.wake = threading.Event()
         self.active = 0
         self.narrow: Narrow | None = None  # what held some up last: from then on, threads are called at ticks only
+        self.more = True  # whether there may be further chunks
         self.pace = SLICE_SECONDS  # seconds an item takes, a moving average
         self.error: BaseException | None = None
 
@@ -103,6 +105,7 @@ class Pool:
         self._inside = threading.local()
         self._cores = cores or Cores()
         self._size = threads
+        self._ahead = max(threads, ITEMS_AHEAD)
         self._threads: list[threading.Thread] = []
         self._streams: deque[_Stream[Any, Any] | Lane[Any]] = deque()
         self._lock = threading.Lock()
@@ -176,7 +179,6 @@ class Pool:
     def _collect(
         self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]], hurry: Callable[[], None]
     ) -> Iterator[list[Result]]:
-        more = True
         while True:
             stream.wake.clear()
             self._cores.look()
@@ -184,11 +186,11 @@ class Pool:
                 with self._lock:
                     stream.fail(Stopping("the worker has stopped; the next start goes on from here"))
                 return
-            fed = more and not stream.error and self._hungry(stream)
+            fed = stream.more and not stream.error and self._hungry(stream)
             if fed:
-                more = self._feed(stream, chunks)
+                stream.more = self._feed(stream, chunks)
             with self._lock:
-                over = stream.idle and (not more or stream.error is not None)
+                over = stream.idle and (not stream.more or stream.error is not None)
             if stream.error:
                 hurry()
             if not fed and not over:
@@ -205,7 +207,7 @@ class Pool:
                 return
 
     def _hungry(self, stream: _Stream[Item, Result]) -> bool:
-        return len(stream.todo) < self._size and len(stream.chunks) < CHUNKS_AHEAD
+        return len(stream.todo) < self._ahead and len(stream.chunks) < CHUNKS_AHEAD
 
     def _feed(self, stream: _Stream[Item, Result], chunks: Iterator[Sequence[Item]]) -> bool:
         try:
@@ -299,7 +301,7 @@ class Pool:
             stream.settle(chunk, done, items[done + (error is not None) :], seconds)
             if error:
                 stream.fail(error)
-            if stream.idle or stream.error or len(stream.todo) < self._size // 2:
+            if stream.idle or stream.error or (stream.more and len(stream.todo) < self._ahead // 2):
                 stream.wake.set()
 
     def _abandon(self, stream: _Stream[Any, Any], hurry: Callable[[], None]) -> None:

@@ -1,12 +1,13 @@
 import threading
 import time
+from contextlib import closing
 from itertools import chain, count
 
 import pytest
 
 from worker.errors import Stopping
 from worker.lane import STUCK_SECONDS, Lane
-from worker.pool import CHUNKS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
+from worker.pool import CHUNKS_AHEAD, ITEMS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -131,6 +132,25 @@ def test_chunks_are_read_no_further_ahead_than_the_threads_need(opened):
     next(results)
     assert len(read) < 100
     results.close()
+
+
+def test_so_many_items_are_ready_that_threads_have_work_while_results_are_put_away(opened):
+    go_on, read = threading.Event(), []
+
+    def chunks():
+        for chunk in range(100):
+            read.append(chunk)
+            yield range(ITEMS_AHEAD)
+
+    def work(item):
+        go_on.wait(SECONDS)
+        time.sleep(0.001)
+        return item
+
+    with closing(opened(2).run(work, chunks())) as results:
+        threading.Timer(10 * TICK_SECONDS, go_on.set).start()
+        next(results)
+        assert len(read) == 2, "one is under way, and one waits"
 
 
 def test_the_first_error_ends_it_and_what_was_under_way_is_yielded(opened):

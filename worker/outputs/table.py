@@ -15,6 +15,7 @@ from worker import exact_json, files
 from worker.records import Outcome
 
 REJECT_COLUMNS = ("_line", "_error", "_detail")
+_PIECE = 2**18  # bytes
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -56,7 +57,10 @@ class InOrder(Generic[T]):
 
 
 class OutputFile:
-    """A file of the outbox that nobody sees yet: counts its records and bytes, and knows its SHA-256."""
+    """A file of the outbox that nobody sees yet: counts its records and bytes, and knows its SHA-256.
+
+    Written piece by piece: whoever writes or hashes gives up Python's lock, and waits for it among all threads of rows.
+    """
 
     def __init__(self, target: Path, by: str) -> None:
         self.target = target
@@ -65,13 +69,23 @@ class OutputFile:
         self._digest = hashlib.sha256()
         self._hidden = files.hidden(target, by)
         self._file = self._hidden.open("xb")
+        self._piece: list[bytes] = []
+        self._unwritten = 0
 
     def write(self, data: bytes, rows: int) -> None:
         """Append whole records."""
+        self._piece.append(data)
+        self._unwritten += len(data)
+        self.rows += rows
+        if self._unwritten >= _PIECE:
+            self._write_piece()
+
+    def _write_piece(self) -> None:
+        data = b"".join(self._piece)
         self._file.write(data)
         self._digest.update(data)
         self._bytes += len(data)
-        self.rows += rows
+        self._piece, self._unwritten = [], 0
 
     def describe(self) -> dict[str, Any]:
         """Its line in the manifest."""
@@ -85,6 +99,7 @@ class OutputFile:
     def close(self) -> None:
         """Make it durable, still hidden."""
         if not self._file.closed:
+            self._write_piece()
             files.sync(self._file)
             self._file.close()
 
