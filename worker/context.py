@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,7 +15,7 @@ from worker.backends.fhir import Fhir
 from worker.backends.rest import Rest
 from worker.config import nearest
 from worker.errors import DeliveryError, Interrupted, Paused, ServerFault
-from worker.records import Delivery, RowKey
+from worker.records import Delivery, Input, RowKey
 from worker.sockets import Backend, Session
 
 MOST_FAULTS = 10
@@ -146,6 +148,18 @@ class DeliveryContext:
         return Context(self, RowKey(self.delivery.key or self.delivery.input.sha256, line))
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a job may know of its delivery, as it is when it is asked for; it is nobody's to change."""
+
+    id: str
+    source: str
+    trigger: str
+    attempts: int
+    started: datetime
+    input: Input
+
+
 class _Named(Mapping[str, Any]):
     """The backends of one kind, by name, as one row sees them."""
 
@@ -205,6 +219,7 @@ class Context:
         return self._shared.state
 
     @property
-    def delivery(self) -> Delivery:
+    def delivery(self) -> Origin:
         """The delivery that the row belongs to."""
-        return self._shared.delivery
+        its = self._shared.delivery
+        return Origin(its.id, its.source, its.trigger, its.attempts, its.started, replace(its.input))

@@ -75,10 +75,21 @@ def test_a_backend_that_is_not_configured_makes_the_delivery_unusable(used_befor
         context.rest["ehr"]
 
 
-def test_all_rows_share_their_delivery_and_its_state():
+def test_all_rows_share_the_state():
     setting = Setting()
-    assert setting.context.delivery is setting.delivery
     assert setting.context.state is setting.shared.at(3).state
+
+
+def test_a_job_knows_its_delivery_and_cannot_change_it():
+    setting = Setting()
+    its, seen = setting.delivery, setting.context.delivery
+    for name in ("id", "source", "trigger", "attempts", "started", "input"):
+        assert getattr(seen, name) == getattr(its, name)
+        with pytest.raises(AttributeError):
+            setattr(seen, name, None)
+    seen.input.sha256 = "0"
+    assert its.input.sha256 != "0"
+    assert not hasattr(seen, "settle")
 
 
 def test_a_jobs_own_log_lines_say_where_they_come_from(capture_log):

@@ -80,8 +80,8 @@ class Worker:
         @job(queue="orders", **settings)
         def order(row, ctx):
             self.ran.append(dict(row))
-            self.keys.append(ctx.delivery.key)
-            self.meter = ctx.delivery.meter
+            self.keys.append(ctx._shared.delivery.key)
+            self.meter = ctx._shared.delivery.meter
             return act(row)
 
         self.twin, self.ran, self.keys = twin, [], []

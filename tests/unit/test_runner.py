@@ -322,7 +322,7 @@ def test_the_log_says_which_delivery_and_job_it_is_about(run):
 def test_a_delivery_that_another_worker_has_taken_is_left_at_its_next_row(run):
     @job(files="clients*.csv", concurrency=1)
     def loses(row, ctx):
-        ctx.delivery.lost = True
+        ctx._shared.delivery.lost = True
 
     story = run(loses, [chunk(0, 100)])
     assert isinstance(story.error, LostLease)
@@ -350,7 +350,7 @@ class Slow:
 def test_a_delivery_that_another_worker_has_taken_waits_for_nothing_more(run):
     @job(files="clients*.csv")
     def waits(row, ctx):
-        threading.Timer(0.01, ctx.delivery.lose).start()
+        threading.Timer(0.01, ctx._shared.delivery.lose).start()
         ctx.rest["slow"].wait()
 
     story = run(waits, [chunk(0, 1)], backends={"slow": Slow()})

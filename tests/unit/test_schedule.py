@@ -438,7 +438,7 @@ def test_a_failed_tick_can_be_run_again(worker, clock):
 
 def exporting(ctx, *, rows=2):
     """A source that does what an export does: it leaves files in the tick's work folder."""
-    folder = ctx.delivery.folder / EXPORTS / "ehr-1"
+    folder = ctx._shared.delivery.folder / EXPORTS / "ehr-1"
     folder.mkdir(parents=True)
     (folder / "0.ndjson").write_text("{}")
     yield from [{"id": "1"}] * rows
