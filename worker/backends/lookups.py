@@ -15,8 +15,8 @@ from worker.errors import Interrupted, Refused, ServerFault
 MOST_IDS = 50
 """How many ids one request asks for."""
 
-ENOUGH = 32
-"""So many ids are worth a request while others are in flight."""
+ENOUGH = 24
+"""So many ids are worth a request while others are in flight: to wait for more holds up the rows that ask."""
 
 MOST_BYTES = 64 * 2**20
 """How much is remembered; then the answer that was wanted last longest ago is dropped."""
@@ -123,9 +123,8 @@ class Lookups:
     ``fetch(type, ids)`` does the asking, of ``most(type)`` ids at once. What it leaves out or breaks over is asked for
     again, one by one, as one of those ids may be the reason; all of a type only where it refuses several and has never
     answered several. A single read goes out at once. While ids of a type are in flight others wait, and go together as
-    soon as they are as many as those, and ``ENOUGH``, or ``most``: so nobody ever sleeps to collect, and threads that
-    read on and on come to two requests in turn, each for half of them. A waiting thread does the sending. An answer is
-    remembered as JSON, so that no two rows share one dict.
+    soon as they are ``ENOUGH``, or ``most``, or nothing is in flight any more: so nobody ever sleeps to collect. A
+    waiting thread does the sending. An answer is remembered as JSON, so that no two rows share one dict.
     """
 
     def __init__(
@@ -218,8 +217,8 @@ class Lookups:
         return []
 
     def _may_go(self, type_: str) -> bool:
-        waiting, in_flight = len(self._waiting[type_]), self._in_flight[type_]
-        return waiting > 0 and (not in_flight or waiting >= min(max(in_flight, ENOUGH), self._size(type_)))
+        waiting = len(self._waiting[type_])
+        return waiting > 0 and (not self._in_flight[type_] or waiting >= min(ENOUGH, self._size(type_)))
 
     def _size(self, type_: str) -> int:
         """How many go together now; those that go alone stand in front."""
