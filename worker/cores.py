@@ -108,7 +108,7 @@ class Cores:
 
     They are together on one core if the process used no more while they were spread, though there was room for it.
     Where that core is full, they are spread again now and then, for a moment, to see whether they would use more by
-    now; that also moves them to a calmer one.
+    now; that also moves them to a calmer one. ``is_full``: they have used up the core that they were together on.
     """
 
     def __init__(self, machine: Machine | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -121,6 +121,7 @@ class Cores:
         self._next_trial = 0.0
         self._lock = threading.Lock()
         self._window: _Window | None = None
+        self.is_full = False
 
     def join(self) -> None:
         """The calling thread is one of them from now on."""
@@ -146,9 +147,11 @@ class Cores:
             if window is not self._window:
                 return
             self._window = after = _Window(now, self._machine.used(), self._machine.times())
-            if window and now - window.at < 2 * WINDOW_SECONDS:  # else there was no work for a while
+            if window and now - window.at < 2 * WINDOW_SECONDS:
                 self._join()
                 self._judge(window, after)
+            else:  # there was no work for a while
+                self.is_full = False
 
     def _join(self) -> None:
         if (thread := threading.get_native_id()) not in self._threads:
@@ -164,10 +167,12 @@ class Cores:
 
     def _judge(self, before: _Window, after: _Window) -> None:
         busy = {core: _busy(before, after, core) for core in self._all}
+        used = (after.used - before.used) / (after.at - before.at)
         if self._are_together:
+            self.is_full = used >= FULL
             if after.at >= self._next_trial and all(busy[core] >= FULL for core in self._place):
                 self._move(self._all)
-        elif (after.used - before.used) / (after.at - before.at) > ONE_CORE:
+        elif used > ONE_CORE:
             self._patience = FIRST_TRIAL_SECONDS
         elif len(self._all) - sum(busy.values()) >= ROOM:
             self._move({min(self._all, key=busy.__getitem__)})

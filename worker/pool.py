@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from math import inf
 from typing import Any, Generic, Self, TypeVar
 
 from worker.cores import Cores
@@ -26,6 +27,8 @@ SLICE_ITEMS = 64
 TICK_SECONDS = 0.005  # how long an outcome may wait to be collected, and so to be on disk
 MOST_CALLED = 64  # threads, at a tick
 ITEMS_AHEAD = 512  # or one for each thread: they last while a delivery's thread waits for disk and interpreter
+FEWEST = 16  # threads that go on, at the least, where they use up a core
+LOOK_SECONDS = 0.125  # from one look at how many it takes to the next
 CHUNKS_AHEAD = 10  # how many chunks may pass a slow row: bounds what waits in memory for its turn
 
 
@@ -50,6 +53,10 @@ class _Stream(Generic[Item, Result]):
         self.finished: deque[Result] = deque()
         self.wake = threading.Event()
         self.active = 0
+        self.most: int | None = None  # threads, while they use up a core
+        self.looked_at = time.perf_counter()
+        self.done, self.quickest = 0, inf  # items since then, and the seconds of the quickest
+        self.patience, self.looks_on = 1, 0  # for how many looks they are not made few, as that was wrong
         self.narrow: Narrow | None = None  # what held some up last: from then on, threads are called at ticks only
         self.more = True  # whether there may be further chunks
         self.pace = SLICE_SECONDS  # seconds an item takes, a moving average
@@ -69,10 +76,29 @@ class _Stream(Generic[Item, Result]):
         for narrow in self.held_up[-1:]:  # of a list that others change meanwhile
             self.narrow = narrow
         self.pace += ((seconds / max(1, done)) - self.pace) / 8
+        if done:
+            self.done += done
+            self.quickest = min(self.quickest, seconds / done)
         if rest and not self.error:
             self.todo.extendleft((chunk, [item]) for item in reversed(rest))  # slower than thought: share them out
         while self.chunks and not self.chunks[0].unfinished:
             self.chunks.popleft()
+
+    def look(self, *, core_is_full: bool) -> None:
+        """See now and then how many threads it takes, where those that are at it use up a core.
+
+        As many as their rate would need if each item were as quick as the quickest, three times over: any more only
+        wait for the interpreter, and what each one needs drops out of the cache meanwhile. Where so few leave the core
+        idle, as others wait for a backend, all go on, each time for twice as long.
+        """
+        if (seconds := time.perf_counter() - self.looked_at) < LOOK_SECONDS:
+            return
+        if self.most and not core_is_full:
+            self.looks_on = self.patience = 2 * self.patience
+        few = max(FEWEST, int(3 * self.done / seconds * self.quickest)) if self.done else None
+        self.most = few if core_is_full and not self.looks_on else None
+        self.looks_on = max(0, self.looks_on - 1)
+        self.looked_at, self.done, self.quickest = self.looked_at + seconds, 0, inf
 
     def fail(self, error: BaseException) -> None:
         self.error = self.error or error
@@ -91,7 +117,12 @@ class _Stream(Generic[Item, Result]):
 
     @property
     def ready(self) -> bool:
-        return bool(self.todo) and not self.held_up and (self.limit is None or self.active < self.limit)
+        return (
+            bool(self.todo)
+            and not self.held_up
+            and (self.limit is None or self.active < self.limit)
+            and (self.most is None or self.active < self.most)
+        )
 
     @property
     def idle(self) -> bool:
@@ -182,6 +213,7 @@ class Pool:
         while True:
             stream.wake.clear()
             self._cores.look()
+            stream.look(core_is_full=self._cores.is_full)
             if self._given_up:
                 with self._lock:
                     stream.fail(Stopping("the worker has stopped; the next start goes on from here"))

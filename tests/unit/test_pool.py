@@ -5,9 +5,10 @@ from itertools import chain, count
 
 import pytest
 
+from worker.cores import Cores
 from worker.errors import Stopping
 from worker.lane import STUCK_SECONDS, Lane
-from worker.pool import CHUNKS_AHEAD, ITEMS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
+from worker.pool import CHUNKS_AHEAD, FEWEST, ITEMS_AHEAD, SLICE_ITEMS, TICK_SECONDS, Pool
 
 SECONDS = 10  # after which a test that hangs fails
 
@@ -267,6 +268,57 @@ def test_once_none_is_held_up_any_more_all_threads_are_at_work_again(opened, roo
 
     results = pool.run(work, [range(50), range(50, 90)], limit=4, held_up=held_up)  # with a limit, they go one by one
     assert sorted(chain(*results)) == list(range(90))
+
+
+class OneCore(Cores):
+    """Of which it is known whether the threads use it up."""
+
+    def __init__(self, *, is_full):
+        super().__init__()
+        self.known = is_full
+
+    def look(self):
+        self.is_full = self.known
+
+
+@pytest.mark.parametrize(
+    ("is_full", "some_are_quick", "are_few"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_threads_that_only_wait_for_each_other_on_a_full_core_become_few(is_full, some_are_quick, are_few):
+    inside, peaks, lock = set(), [0] * 12, threading.Lock()
+
+    def work(item):
+        if some_are_quick and item % 50 == 0:
+            return
+        with lock:
+            inside.add(item)
+            peaks[item // 1000] = max(peaks[item // 1000], len(inside))
+        time.sleep(0.002)
+        with lock:
+            inside.remove(item)
+
+    with Pool(4 * FEWEST, OneCore(is_full=is_full)) as pool:
+        assert sum(map(len, pool.run(work, [range(at, at + 1000) for at in range(0, 12_000, 1000)]))) == 12_000
+    assert (max(peaks[-4:]) <= FEWEST) is are_few
+
+
+def test_all_threads_go_on_where_few_would_leave_the_core_idle():
+    cores, inside, peaks, lock = OneCore(is_full=True), set(), [0] * 20, threading.Lock()
+
+    def work(item):
+        if item % 50 == 0:
+            return
+        with lock:
+            inside.add(item)
+            cores.known = len(inside) > FEWEST
+            peaks[item // 1000] = max(peaks[item // 1000], len(inside))
+        time.sleep(0.002)
+        with lock:
+            inside.remove(item)
+
+    with Pool(4 * FEWEST, cores) as pool:
+        list(pool.run(work, [range(at, at + 1000) for at in range(0, 20_000, 1000)]))
+    assert max(peaks[-4:]) > FEWEST
 
 
 def test_even_what_is_no_exception_ends_it(opened):
