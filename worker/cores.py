@@ -173,7 +173,7 @@ class Cores:
             if after.at >= self._next_trial and all(busy[core] >= FULL for core in self._place):
                 self._move(self._all)
         elif used > ONE_CORE:
-            self._patience = FIRST_TRIAL_SECONDS
+            self._patience, self.is_full = FIRST_TRIAL_SECONDS, False
         elif len(self._all) - sum(busy.values()) >= ROOM:
             self._move({min(self._all, key=busy.__getitem__)})
             self._next_trial = after.at + self._patience

@@ -111,6 +111,30 @@ def test_those_that_would_use_more_are_spread_until_they_do_not() -> None:
     assert watched.go(WINDOW_SECONDS, used=0.5) == [{0}]
 
 
+def test_it_is_known_whether_threads_use_up_the_core_that_they_are_on() -> None:
+    watched = Watched(Twin())
+    full = dict.fromkeys(ALL, 1.0)
+    watched.go(WINDOW_SECONDS, used=1.0)
+    assert not watched.cores.is_full, "they were not together yet"
+    watched.go(WINDOW_SECONDS, used=0.95)
+    assert watched.cores.is_full
+    watched.go(WINDOW_SECONDS, used=0.85)
+    assert not watched.cores.is_full
+    assert watched.go(FIRST_TRIAL_SECONDS, used=1.0, busy=full)[-1] == ALL
+    assert watched.cores.is_full, "while it is tried whether they would use more"
+    watched.go(WINDOW_SECONDS, used=2.5)
+    assert not watched.cores.is_full, "as they do"
+
+
+def test_after_a_while_without_work_no_core_is_known_to_be_full() -> None:
+    watched = Watched(Twin())
+    watched.go(2 * WINDOW_SECONDS, used=1.0)
+    assert watched.cores.is_full
+    watched.twin.now += 60.0
+    watched.cores.look()
+    assert not watched.cores.is_full
+
+
 def test_a_core_that_another_program_fills_is_left_for_a_calmer_one() -> None:
     watched = Watched(Twin())
     assert watched.go(WINDOW_SECONDS, used=0.5, busy={1: 0.5, 2: 0.5, 3: 0.5}) == [{0}]
