@@ -118,6 +118,7 @@ class Claims:
         if not sha256:
             sha256, size = digest(source), seen.st_size
         entry = self._ledger.begin(entry, sha256=sha256, size=size)
+        claimed = _Claimed(source, sha256, seen if not entry.attempts > 1 else None)
         self._log.info("delivery taken", source=entry.source, attempt=entry.attempts)
         delivery = Delivery(
             id=entry.id,
@@ -127,13 +128,18 @@ class Claims:
             folder=self._folders.of(entry),
             attempts=entry.attempts,
             started=datetime.fromtimestamp(entry.started or entry.created, UTC),
-            read=partial(_read_unchanged, source, sha256, seen if not entry.attempts > 1 else None),
-            guard=partial(self._ledger.guard, entry),
+            read=claimed.read,
+            guard=lambda: self._guard(entry, claimed),
             settle=lambda error: self._settlement.settle(entry, delivery, error),
             job=entry.job,
             faults=faults(self._ledger.attempts(entry.id)) if entry.attempts > 1 else 0,
         )
         return delivery
+
+    def _guard(self, entry: Entry, claimed: _Claimed) -> None:
+        self._ledger.guard(entry)
+        with suppress(FileNotFoundError):  # what was read of it was what had been claimed
+            claimed.check()
 
     def _source_missing(self, entry: Entry) -> None:
         self._ledger.guard(entry)  # it may have waited here for so long that another worker took and finished it
@@ -195,21 +201,38 @@ def faults(attempts: Iterable[Attempt]) -> int:
     return sum(1 for _ in takewhile(ServerFault.__name__.__eq__, reversed(ended)))
 
 
-def _read_unchanged(path: Path, sha256: str, seen: os.stat_result | None, reading: Reading) -> Iterator[Chunk]:
-    """The file's chunks; raises ``DeliveryError`` if it is not, or does not stay, what was claimed.
+class _Claimed:
+    """A file that has to stay what was claimed.
 
     ``seen`` is how it looked before its digest was taken; without it, or where it looks otherwise afterwards, the
     digest is taken again.
     """
-    changed = (
-        f"its content changed after it was claimed (SHA-256 was {sha256[:12]}...); send the file again as a new one"
-    )
-    if seen is None and digest(path) != sha256:
-        raise DeliveryError(changed)
-    before = _looks(seen or path.stat())
-    yield from tables.read(path, reading)
-    if _looks(path.stat()) != before and digest(path) != sha256:
-        raise DeliveryError(changed)
+
+    def __init__(self, path: Path, sha256: str, seen: os.stat_result | None) -> None:
+        self._path = path
+        self._sha256 = sha256
+        self._before = _looks(seen) if seen else None
+
+    def read(self, reading: Reading) -> Iterator[Chunk]:
+        """Its chunks; raises ``DeliveryError`` if it is not what was claimed."""
+        if self._before is None:
+            before = _looks(self._path.stat())
+            self._compare()
+            self._before = before
+        yield from tables.read(self._path, reading)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ``DeliveryError`` if it has changed since, be it that all was read: the rest would go unseen."""
+        if _looks(self._path.stat()) != self._before:
+            self._compare()
+
+    def _compare(self) -> None:
+        if digest(self._path) != self._sha256:
+            raise DeliveryError(
+                f"its content changed after it was claimed (SHA-256 was {self._sha256[:12]}...); "
+                "send the file again as a new one"
+            )
 
 
 def _looks(stat: os.stat_result) -> tuple[int, ...]:
