@@ -21,6 +21,8 @@ RECORD_LIMIT = 2**20  # characters
 _BLANK = ("\n", "\r\n", "\r")
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"[^"]*"?')
+# What Excel writes and reads above the header, to say what stands between the values.
+_TOLD = re.compile(r'("?)sep=([^\w\s"]|\t)\1(?:\r\n?|\n)', re.IGNORECASE)
 _MISMATCH = "the quotes of {} do not match: one is not closed, or text follows a closed one"
 
 # The csv module's own limit of 128 KiB would refuse fields that RECORD_LIMIT allows; two lines can come to twice that.
@@ -71,15 +73,19 @@ class Lines:
 
 
 def read_header(lines: Lines, delimiter: str | None) -> Header:
-    """Draw the first record that is not blank; sniffs the delimiter where it is None.
+    """Draw the first record that is not blank; where the delimiter is None, a first line ``sep=;`` tells it, or it is
+    sniffed.
 
     Raises ``DeliveryError`` if there is none or it is not well-formed.
     """
     first = lines.draw().removeprefix("\ufeff")
+    if told := _TOLD.fullmatch(first):
+        delimiter = delimiter or told[2]
+        first = lines.draw()
     while first in _BLANK:
         first = lines.draw()
     if not first:
-        raise DeliveryError("the file has no header, only blank lines")
+        raise DeliveryError(f"the file has no header, only {f'the line sep={told[2]}' if told else 'blank lines'}")
     where = f"the header in line {lines.number}"
     delimiter = delimiter or _sniffed(first)
     parser = _Parser(lines, delimiter)

@@ -129,6 +129,29 @@ def test_the_header_is_the_first_line_that_is_not_blank():
     assert list(records(lines, ";", 2)) == [Record(4, "1;2\n")]
 
 
+@pytest.mark.parametrize("first", ["sep=;\r\n", "sep=;\n", "SEP=;\r", '"sep=;"\n', "\ufeffsep=;\n"])
+def test_a_line_that_tells_a_spreadsheet_the_delimiter_is_no_header(first):
+    header = read_header(lines := lines_of(f"{first}id;a,b,c\n1;2\n"), None)
+    assert (header.names, header.delimiter) == (["id", "a,b,c"], ";")
+    assert [record.line for record in records(lines, ";", 2)] == [3]
+
+
+def test_a_tab_is_told_so_too_and_a_given_delimiter_goes_before_what_the_file_tells():
+    assert read_header(lines_of("sep=\t\na,b\tc\n"), None).names == ["a,b", "c"]
+    assert read_header(lines_of("sep=;\na;b|c\n"), "|").names == ["a;b", "c"]
+
+
+@pytest.mark.parametrize("first", ["sep=", "sep=a", "sep=;;", "sep=; ", "sep", "xsep=;"])
+def test_only_the_whole_line_tells_it(first):
+    header = read_header(lines_of(f"{first}\nid;x\n"), None)
+    assert header.delimiter.join(header.names) == first
+
+
+def test_a_file_of_nothing_but_a_delimiter_has_no_header():
+    with pytest.raises(DeliveryError, match="no header, only the line sep=;"):
+        read_header(lines_of("sep=;\n"), None)
+
+
 def test_the_delimiter_is_looked_for_outside_quotes():
     assert read_header(lines_of('"a,b,c,d";e\n'), None).delimiter == ";"
 
