@@ -121,6 +121,18 @@ class SecretDocument(Secret):
         return text
 
 
+class BearerToken(Secret):
+    """A secret that is sent behind the word Bearer."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _usable(text: str, where: str) -> str:
+        if text[:7].lower() == "bearer ":
+            raise ValueError(f"{where} must hold the token alone; remove the word Bearer, which is put before it")
+        return Secret._usable(text, where)
+
+
 def _reader(source: object, place: Place, usable: Callable[[str, str], str]) -> Callable[[], str]:
     match source:
         case str():

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from worker.broker_address import Address
 from worker.http_terms import address, travels_open
-from worker.secret import Place, Secret, SecretDocument, sentence
+from worker.secret import BearerToken, Place, Secret, SecretDocument, sentence
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -246,7 +246,7 @@ class BearerSettings(_Table):
     """``[auth.NAME]``: a token that somebody else takes care of (RFC 6750)."""
 
     type: Literal["bearer"] = "bearer"
-    token: Secret = Field(examples=['{ file = "/run/secrets/token" }'])
+    token: BearerToken = Field(examples=['{ file = "/run/secrets/token" }'])
 
 
 class BasicSettings(_Table):

@@ -75,6 +75,15 @@ def test_a_fixed_credential_that_is_gone_makes_its_deliveries_wait(tmp_path):
         credential.ticket(Meter(), ORIGIN)
 
 
+def test_a_bearer_token_that_is_replaced_by_one_with_its_scheme_before_it_makes_deliveries_wait(tmp_path):
+    (tmp_path / "token").write_text("first")
+    credential = fixed(BearerSettings(token={"file": str(tmp_path / "token")}))
+    (tmp_path / "token").write_text("Bearer canary\n")
+    with pytest.raises(Unavailable, match="token must hold the token alone; remove the word Bearer") as raised:
+        credential.ticket(Meter(), ORIGIN)
+    assert "canary" not in str(raised.value)
+
+
 @pytest.mark.parametrize("settings", [BearerSettings(token="canaré"), ApiKeySettings(key=" canary")])
 def test_a_fixed_credential_that_fits_in_no_header_is_not_quoted(settings):
     with pytest.raises(Unauthorized, match="may not stand in a header") as raised:

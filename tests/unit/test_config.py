@@ -192,6 +192,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one(
         (AUTH + 'scopes = ["a", "b c"]', "auth.hospital.scopes[1]", "holds a character that is not allowed there"),
         (AUTH + 'extra = { scope = "a" }', "auth.hospital.extra", "must not hold scope"),
         ('[auth.x]\ntype = "bearer"', "auth.x.token", 'is missing; write e.g. token = { file = "/run/secrets/token" }'),
+        ('[auth.x]\ntype = "bearer"\ntoken = "bearer t"', "auth.x.token", "the text must hold the token alone; remove"),
         ('[auth.x]\ntype = "bearer"\ntoken = 1', "auth.x.token", "must be a text, { env"),
         ('[auth.x]\ntype = "bearer"\ntoken = { env = "A", file = "B" }', "auth.x.token", "must be a text, { env"),
         ('[auth.x]\ntype = "api_key"\nkey = "k"\nheader = "a b"', "auth.x.header", "holds a character"),
@@ -462,8 +463,8 @@ def test_secrets_are_equal_by_what_they_hold(load: Load) -> None:
 
 
 def test_a_model_can_be_made_by_hand_for_a_test() -> None:
-    auth = config.BearerSettings(token=config.Secret("hunter2"))
-    assert auth.token.reveal() == "hunter2"
+    auth = config.BasicSettings(username="ann", password=config.Secret("hunter2"))
+    assert auth.password.reveal() == "hunter2"
     with pytest.raises(ValidationError) as caught:
         config.BearerSettings.model_validate({"token": ["hunter2"]})
     assert "hunter2" not in str(caught.value)
