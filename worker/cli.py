@@ -188,8 +188,8 @@ def run(
             return
         failed_before = worker.ledger.counts()["failed"]
         worker.run_once()
-        counts = worker.ledger.counts()
-    _end(failed=counts["failed"] - failed_before, waiting=counts["waiting"])
+        counts, unsettled = worker.ledger.counts(), worker.ledger.unsettled()
+    _end(failed=counts["failed"] - failed_before, waiting=counts["waiting"] + unsettled)
 
 
 @app.command()

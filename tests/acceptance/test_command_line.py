@@ -293,6 +293,18 @@ def test_run_once_exits_with_1_if_a_delivery_failed(longshore, project, samples)
     assert json.loads((project / "failed" / "shipping-list.csv.error.json").read_text())["error"] == "DeliveryError"
 
 
+def test_run_once_exits_with_1_if_a_bug_of_the_workers_own_ended_a_delivery(longshore, project, samples):
+    (project / "inbox").mkdir()
+    shutil.copy(samples / "clients.csv", project / "inbox")
+    (project / "jobs" / "breaks_the_worker.py").write_text(
+        "from worker.runner import Runner\n\ndef run(self, delivery):\n    raise ZeroDivisionError\n\nRunner.run = run\n"
+    )
+    done = longshore("run", "--once", cwd=project)
+    assert "the worker has a bug" in done.stderr
+    assert "1 delivery is waiting" in done.stderr
+    assert done.returncode == 1
+
+
 def test_an_earlier_failure_does_not_count_against_a_later_run(longshore, project, samples):
     longshore("process", samples / "shipping-list.csv", cwd=project)
     assert longshore("run", "--once", cwd=project).returncode == 0

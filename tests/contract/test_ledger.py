@@ -147,6 +147,14 @@ def test_what_a_silent_worker_is_at_is_known(ledger, other, clock):
     assert ledger.silent() == set()
 
 
+def test_a_worker_knows_of_which_deliveries_it_could_not_write_the_end(ledger, other):
+    put_away(ledger, finished(ledger))
+    begun(other)
+    assert ledger.unsettled() == 0
+    begun(ledger)
+    assert ledger.unsettled() == 1
+
+
 def test_a_dead_workers_deliveries_are_taken_at_once(ledger, other):
     entry = begun(ledger)
     assert [taken.id for taken in take(other, gone={"one"})] == [entry.id]

@@ -232,6 +232,12 @@ class Ledger:
         found.update(self.messages.counts())
         return {state: found[state] for state in ("waiting", "running", "done", "failed")}
 
+    def unsettled(self) -> int:
+        """How many deliveries of files and ticks this worker has begun, and not been able to write the end of."""
+        statement = sa.select(sa.func.count()).where(table.c.owner == self._owner, table.c.state == "running")
+        with self._database.read() as connection:
+            return int(connection.scalar(statement) or 0)
+
     def owners(self) -> set[str]:
         """Everybody who owns a delivery."""
         with self._database.read() as connection:
