@@ -24,6 +24,27 @@ def _machine() -> str:
     return socket.gethostname()
 
 
+def is_gone(folder: Path, name: str, *, machine: str | None = None) -> bool:
+    """Whether the owner of that name, with a file in ``folder``, surely lives no more, as far as this machine can tell.
+
+    Asked by somebody else; raises ``OSError`` where the file may not be opened.
+    """
+    if name.split(".")[0] != (machine or _machine()):
+        return False
+    try:
+        handle = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)
+
+
 class Owner:
     """One worker's identity, ``machine.pid.nonce``, and the proof that it lives."""
 
@@ -43,20 +64,7 @@ class Owner:
 
     def gone(self, name: str) -> bool:
         """Whether that owner surely lives no more. One on another machine, or without a trace here, is not judged."""
-        if name == self.name or name.split(".")[0] != self._machine:
-            return False
-        try:
-            handle = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            return True
-        finally:
-            os.close(handle)
+        return name != self.name and is_gone(self._folder, name, machine=self._machine)
 
     def sweep(self, wanted: Container[str]) -> None:
         """Remove the traces of dead workers that nothing refers to any more."""

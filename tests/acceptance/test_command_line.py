@@ -297,7 +297,7 @@ def test_run_once_exits_with_1_if_a_bug_of_the_workers_own_ended_a_delivery(long
     (project / "inbox").mkdir()
     shutil.copy(samples / "clients.csv", project / "inbox")
     (project / "jobs" / "breaks_the_worker.py").write_text(
-        "from worker.runner import Runner\n\ndef run(self, delivery):\n    raise ZeroDivisionError\n\nRunner.run = run\n"
+        "from worker.runner import Runner\ndef run(self, delivery):\n    raise ZeroDivisionError\nRunner.run = run\n"
     )
     done = longshore("run", "--once", cwd=project)
     assert "the worker has a bug" in done.stderr

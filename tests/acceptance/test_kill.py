@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from order_server import OrderServer
-from orders import THREADS, check_outcomes, make_project, manifest_of, running, wait_for, write_clients
+from orders import THREADS, check_outcomes, make_project, manifest_of, running, status, wait_for, write_clients
 
 ROWS = 2000
 KILLS = 20
@@ -33,6 +33,9 @@ def test_after_twenty_kills_every_row_has_one_outcome_and_only_rows_in_flight_we
                 time.sleep(chance.uniform(0, 0.35))
                 os.kill(worker.pid, signal.SIGKILL)
                 kills += 1
+                if kills == 1:
+                    (left,) = status(project)["deliveries"]
+                    assert (left["state"], left["error"].partition(";")[0]) == ("running", "its worker has died")
         with running(project) as worker:
             wait_for(lambda: manifest_of(project), alive=worker)
             wait_for(lambda: (project / "archive" / "clients.csv").exists(), alive=worker)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from worker.owner import Owner
+from worker.owner import Owner, is_gone
 
 
 @pytest.fixture
@@ -34,6 +34,15 @@ def test_one_that_lives_is_not_gone(owner, tmp_path):
     other = Owner(tmp_path / "workers", machine="here")
     assert not owner.gone(other.name)
     other.close()
+
+
+def test_somebody_who_is_no_worker_can_tell_who_is_gone(owner, tmp_path):
+    folder = tmp_path / "workers"
+    name = killed(tmp_path)
+    assert is_gone(folder, name, machine="here")
+    assert not is_gone(folder, owner.name, machine="here")
+    assert not is_gone(folder, name, machine="there")
+    assert not is_gone(tmp_path / "nowhere", name, machine="here")
 
 
 def test_one_that_was_killed_is_gone_at_once(owner, tmp_path):

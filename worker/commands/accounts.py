@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from worker.outputs.outbox import stamp
 from worker.records import BROKER, Attempt, Entry, Pause
 
 _SILENT = "its worker has been silent for longer than its lease: it is dead, or stopped, or cannot reach the ledger"
+_DIED = "its worker has died"
 _MESSAGE_COMES_AGAIN = (
     "the message comes again as soon as the broker notices; if its queue was purged, it does not, nothing is to be "
     "done, and it is forgotten in a day"
 )
+_ANOTHER_GOES_ON = "another worker goes on with it at once, or the next `longshore run`"
 _IS_TAKEN_OVER = "that one goes on with it when it can, or else another worker, or the next `longshore run`"
 
 _DAMAGED = "its manifest in the outbox is damaged; what is known else stands here, and the results may be whole"
@@ -29,13 +32,28 @@ def account(entry: Entry, outbox: Path) -> dict[str, Any]:
     return (manifest_of(entry, outbox) if entry.state == "done" else None) or line(entry)
 
 
-def line(entry: Entry, silent: Container[str] = ()) -> dict[str, Any]:
-    """A delivery's line in the status; ``error`` is a sentence, empty where all is well.
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Whose worker is away: ``silent`` are the ids of deliveries whose lease is over, ``died`` tells it of an owner."""
 
-    ``silent`` are the ids of those whose worker's lease is over.
-    """
-    comes_again = _MESSAGE_COMES_AGAIN if entry.trigger == "queue" else _IS_TAKEN_OVER
-    left = f"{_SILENT}; {comes_again}" if entry.id in silent else ""
+    silent: Container[str] = ()
+    died: Callable[[str], bool] = lambda _: False
+
+    def why(self, entry: Entry) -> str:
+        """Why nobody is at a delivery that runs as far as the ledger knows, and what becomes of it; empty if not so."""
+        if entry.state != "running":
+            return ""
+        is_message, died = entry.trigger == "queue", self.died(entry.owner)
+        if died:
+            return f"{_DIED}; {_MESSAGE_COMES_AGAIN if is_message else _ANOTHER_GOES_ON}"
+        return f"{_SILENT}; {_MESSAGE_COMES_AGAIN if is_message else _IS_TAKEN_OVER}" if entry.id in self.silent else ""
+
+
+_NOBODY = Absent()
+
+
+def line(entry: Entry, absent: Absent = _NOBODY) -> dict[str, Any]:
+    """A delivery's line in the status; ``error`` is a sentence, empty where all is well."""
     return {
         "delivery": entry.id,
         "job": entry.job,
@@ -44,7 +62,7 @@ def line(entry: Entry, silent: Container[str] = ()) -> dict[str, Any]:
         "state": entry.state,
         "rows_done": entry.rows_done,
         "attempts": entry.attempts,
-        "error": entry.detail or entry.error or left,
+        "error": entry.detail or entry.error or absent.why(entry),
     }
 
 
@@ -66,9 +84,9 @@ def _pause(pause: Pause) -> dict[str, Any]:
     }
 
 
-def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path, silent: Container[str] = ()) -> dict[str, Any]:
+def full(entry: Entry, attempts: Iterable[Attempt], outbox: Path, absent: Absent) -> dict[str, Any]:
     """Everything that is known of a delivery: its line, times, input, attempts, and the manifest, if there is one."""
-    manifest, known = manifest_of(entry, outbox), line(entry, silent)
+    manifest, known = manifest_of(entry, outbox), line(entry, absent)
     if manifest is None and any(outbox.glob(f"*-{entry.id}.manifest.json")):
         known["error"] = known["error"] or _DAMAGED
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from worker.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from worker.commands.accounts import Absent
     from worker.config import Settings
     from worker.declare import Job
     from worker.jobs import Jobs
@@ -54,8 +55,8 @@ def status(config: Config = None, json: Json = False) -> None:
 
     settings = load_worker(config)
     with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
-        silent = ledger.silent()
-        lines, counts = [accounts.line(entry, silent) for entry in ledger.entries()], ledger.counts()
+        absent = _absent(ledger, settings)
+        lines, counts = [accounts.line(entry, absent) for entry in ledger.entries()], ledger.counts()
         pauses, brokers = accounts.pauses(ledger.pauses.current())
     around: dict[str, Any] = {"backends": pauses, "broker": brokers}
     around |= {"disks": places.full_disks(settings), "inbox": _lying_in(settings)}
@@ -63,6 +64,18 @@ def status(config: Config = None, json: Json = False) -> None:
         screens.say_json({"deliveries": lines, "counts": counts, **around})
     else:
         screens.status(lines, counts, **around)
+
+
+def _absent(ledger: Ledger, settings: Settings) -> Absent:
+    from worker.commands.accounts import Absent
+    from worker.owner import is_gone
+
+    def died(owner: str) -> bool:
+        with suppress(PermissionError):  # who may not look at the worker's own files is told when its lease is over
+            return is_gone(settings.home / "workers", owner)
+        return False
+
+    return Absent(ledger.silent(), died)
 
 
 def _lying_in(settings: Settings) -> dict[str, Any]:
@@ -86,7 +99,7 @@ def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> Non
     settings = load_worker(config)
     with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
         entry = _find(ledger, delivery)
-        found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox, ledger.silent())
+        found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox, _absent(ledger, settings))
     if json:
         screens.say_json(found)
     else:
