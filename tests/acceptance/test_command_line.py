@@ -234,7 +234,11 @@ def test_a_delivery_that_has_to_wait_for_its_backend_is_told_as_waiting(longshor
     assert "1 delivery is waiting" in done.stderr
     status = json.loads(longshore("status", "--json", cwd=project).stdout)
     assert status["counts"] == {"waiting": 1, "running": 0, "done": 0, "failed": 0}
-    assert "could not be asked" in status["deliveries"][0]["error"]
+    (delivery,), (wait,) = status["deliveries"], status["waits"]
+    assert "could not be asked" in delivery["error"]
+    assert wait["delivery"] == delivery["delivery"]
+    assert datetime.fromisoformat(wait["not_before"]).timestamp() == pytest.approx(time.time(), abs=100)
+    assert f"is not tried again before {wait['not_before']}" in longshore("status", cwd=project).stdout
     assert not list((project / "failed").iterdir())
 
 

@@ -44,11 +44,12 @@ def answering(broker_url, kind="result", encode=lambda body: (body, ""), times=1
         yield
 
 
-def test_a_file_is_sent_with_its_type_and_an_id(longshore, queue_project, broker_url):
-    (queue_project / "clients.csv.gz").write_bytes(gzip.compress(b"client_id\n1\n"))
+@pytest.mark.parametrize("name", ["clients.csv.gz", "CLIENTS.CSV.GZ"])
+def test_a_file_is_sent_with_its_type_and_an_id(longshore, queue_project, broker_url, name):
+    (queue_project / name).write_bytes(gzip.compress(b"client_id\n1\n"))
     with connected(broker_url) as broker:
         requests = inbox(broker)
-        done = longshore("publish", "q", "clients.csv.gz", cwd=queue_project)
+        done = longshore("publish", "q", name, cwd=queue_project)
         message = requests.next()
     assert (done.returncode, done.stdout) == (0, "q has the message\n")
     assert (message.content_type, message.content_encoding, message.reply_to) == ("text/csv", "gzip", "")

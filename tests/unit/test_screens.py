@@ -6,6 +6,9 @@ import pytest
 
 from worker.commands import screens
 
+FAILED = {"job": "j", "state": "failed", "rows_done": 0, "attempts": 1, "delivery": "1", "error": "it cannot be"}
+MESSAGE, FILE = {**FAILED, "source": "q", "trigger": "queue"}, {**FAILED, "source": "a.csv", "trigger": "inbox"}
+
 
 def test_a_text_does_nothing_to_the_terminal():
     assert screens.printable("a\x1b[31m\u202eb\n") == "a\\x1b[31m\\u202eb\\n"
@@ -38,7 +41,7 @@ def test_json_with_what_cannot_be_printed_does_nothing_to_the_terminal_and_stays
 
 def test_a_line_break_in_a_name_does_not_make_a_line_of_its_own(capsys):
     name = "a\nstate done.csv"
-    line = {"source": name, "job": "", "state": "failed", "rows_done": 0, "attempts": 1, "delivery": "1", "error": name}
+    line = {**FILE, "source": name, "error": name}
     screens.accounts([{**line, "rows_in": 1}], "outbox")
     screens.accounts([{**line, "outputs": [{"name": name}]}], "outbox")
     screens.status([line], {"failed": 1})
@@ -72,6 +75,31 @@ def test_a_status_says_when_it_shows_only_a_part(capsys, deliveries, said):
     line = {"source": "a.csv", "job": "j", "state": "done", "rows_done": 1, "attempts": 1, "delivery": "1", "error": ""}
     screens.status([line], {"waiting": 0, "running": 0, "done": deliveries, "failed": 0})
     assert capsys.readouterr().out.endswith(f"{deliveries} done, 0 failed{said}\n")
+
+
+MOVE_BACK = "failed messages lie in q.dead: mend the cause, then move them back to q\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "count", "said"),
+    [
+        ([MESSAGE, MESSAGE], 2, MOVE_BACK),
+        ([MESSAGE], 2, f"`longshore retry ID` runs a failed file or tick again\n{MOVE_BACK}"),
+        ([MESSAGE, FILE], 2, f"`longshore retry ID` runs a failed file or tick again\n{MOVE_BACK}"),
+        ([FILE], 1, "`longshore retry ID` runs a failed one again\n"),
+    ],
+)
+def test_a_status_says_how_a_failed_message_is_run_again_which_is_not_by_retry(capsys, lines, count, said):
+    screens.status(lines, {"waiting": 0, "running": 0, "done": 0, "failed": count})
+    assert capsys.readouterr().out.partition(f"{count} failed")[2].partition("\n")[2] == said
+
+
+def test_a_status_says_before_when_what_waits_is_not_tried_again(capsys):
+    line = {**FILE, "state": "waiting", "error": "billing: answered 503"}
+    wait = {"delivery": "1", "not_before": "2026-11-23T02:00:04Z"}
+    screens.status([line], {"waiting": 1, "running": 0, "done": 0, "failed": 0}, waits=[wait])
+    said = "1 a.csv is waiting, and is not tried again before 2026-11-23T02:00:04Z:\n  billing: answered 503\n"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def line(entry: Entry, absent: Absent = _NOBODY) -> dict[str, Any]:
     }
 
 
+def waits(found: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The deliveries that wait, and before when none of them is tried again."""
+    held = (entry for entry in found if entry.state == "waiting" and entry.not_before)
+    return [{"delivery": entry.id, "not_before": moment(entry.not_before)} for entry in held]
+
+
 def pauses(found: Iterable[Pause]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The backends that workers leave alone, and what is amiss with the broker: a line for each worker."""
     found = list(found)

@@ -55,10 +55,10 @@ def status(config: Config = None, json: Json = False) -> None:
 
     settings = load_worker(config)
     with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
-        absent = _absent(ledger, settings)
-        lines, counts = [accounts.line(entry, absent) for entry in ledger.entries()], ledger.counts()
+        absent, entries, counts = _absent(ledger, settings), ledger.entries(), ledger.counts()
         pauses, brokers = accounts.pauses(ledger.pauses.current())
-    around: dict[str, Any] = {"backends": pauses, "broker": brokers}
+    lines = [accounts.line(entry, absent) for entry in entries]
+    around: dict[str, Any] = {"backends": pauses, "broker": brokers, "waits": accounts.waits(entries)}
     around |= {"disks": places.full_disks(settings), "inbox": _lying_in(settings)}
     if json:
         screens.say_json({"deliveries": lines, "counts": counts, **around})

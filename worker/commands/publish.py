@@ -77,7 +77,7 @@ def _request(queue: str, file: str) -> Outgoing:
     """The message for a file, without an id."""
     from worker.amqp import Outgoing
 
-    name = PurePath("stdin.json" if file == STDIN else file)
+    name = PurePath("stdin.json" if file == STDIN else file.lower())
     packed = name.suffix == ".gz"
     suffix = PurePath(name.stem).suffix if packed else name.suffix
     if suffix not in _TYPES:

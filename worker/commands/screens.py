@@ -134,13 +134,16 @@ def status(
     broker: Iterable[Mapping[str, Any]] = (),
     disks: Iterable[Mapping[str, Any]] = (),
     inbox: Mapping[str, Any] | None = None,
+    waits: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """The deliveries, why some failed or wait, how many there are; then what is not as it should be around them."""
     columns = ("source", "job", "state", "rows_done", "attempts", "delivery")
     table([name.removesuffix("_done") for name in columns], ([each[name] for name in columns] for each in lines))
+    times = {each["delivery"]: f", and is not tried again before {each['not_before']}" for each in waits}
     for each in lines:
         if each["error"]:
-            say(f"{each['delivery']} {printable(each['source'])} {_IS[each['state']]}:\n  {printable(each['error'])}")
+            what = f"{printable(each['source'])} {_IS[each['state']]}{times.get(each['delivery'], '')}"
+            say(f"{each['delivery']} {what}:\n  {printable(each['error'])}")
     shown = f" (the newest {len(lines)} are shown)" if sum(counts.values()) > len(lines) else ""
     say(", ".join(f"{count:,} {state}" for state, count in counts.items()) + shown)
     for each in backends:
@@ -154,8 +157,17 @@ def status(
     if inbox and inbox["files"]:
         lying = f"{_many(inbox['files'], 'file')} in the inbox, the first since {inbox['since']}"
         say(f"{lying}: where a worker runs, it takes them in turn, or its log says why it leaves one alone")
-    if counts["failed"]:
-        say("`longshore retry ID` runs a failed one again")
+    _say_how_to_run_again(lines, counts["failed"])
+
+
+def _say_how_to_run_again(lines: Iterable[Mapping[str, Any]], count: int) -> None:
+    failed = [each for each in lines if each["state"] == "failed"]
+    messages = [each for each in failed if each["trigger"] == "queue"]
+    if count > len(messages):
+        say(f"`longshore retry ID` runs a failed {'file or tick' if messages else 'one'} again")
+    for queue in sorted({each["source"] for each in messages}):
+        queue = printable(queue)
+        say(f"failed messages lie in {queue}.dead: mend the cause, then move them back to {queue}")
 
 
 def show(found: Mapping[str, Any], outbox: str) -> None:
