@@ -23,6 +23,7 @@ An error's text is shown to people and kept in the ledger, so it never quotes a 
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -194,6 +195,13 @@ class Damaged(Paused):
     """The ledger's file is damaged: nothing can go on until a person has moved it away."""
 
 
+_DISK = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room there, or have the quota raised",
+    errno.EROFS: "mount that disk for writing again",
+}
+
+
 def sentence(error: BaseException) -> str:
     """What an error may say in the ledger and the log: our own words, the system's for its errors, else only its type.
 
@@ -203,5 +211,6 @@ def sentence(error: BaseException) -> str:
         return error.detail
     if isinstance(error, OSError) and error.strerror:
         where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)  # moved from, and to
-        return f"{error.strerror}: {where}" if where else error.strerror
+        said = f"{error.strerror}: {where}" if where else error.strerror
+        return f"{said}; {_DISK[error.errno]}" if error.errno in _DISK else said
     return f"an unexpected {type(error).__name__}; the log says where"

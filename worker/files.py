@@ -96,12 +96,23 @@ def sync(file: BinaryIO) -> None:
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What goes wrong with a file that is open says which one, as what goes wrong with its name does by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def aside(target: Path, by: str = "") -> Iterator[BinaryIO]:
     """A new hidden file beside ``target``, fsynced at the end; it is for ``publish`` to give it its name."""
     path = hidden(target, by)
     path.unlink(missing_ok=True)  # a slow earlier owner may still hold the old one open
     try:
-        with path.open("xb") as file:
+        with named(path), path.open("xb") as file:
             yield file
             sync(file)
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def fill(folder: Path) -> Path:
 
 def waits_for_room(project: Path) -> bool:
     (delivery,) = status(project)["deliveries"] or [{}]  # type: ignore[misc]
-    return delivery.get("state") == "waiting" and "No space left on device" in delivery["error"]
+    why = rf"No space left on device: {re.escape(str(project))}/.+; make room on that disk"
+    return delivery.get("state") == "waiting" and bool(re.fullmatch(why, delivery["error"]))
 
 
 def drop(project: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker import files
+from worker.errors import sentence
 
 
 @pytest.fixture
@@ -122,6 +123,16 @@ def test_an_error_of_the_file_system_is_not_taken_for_missing_links(tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         files.write(tmp_path / "a.json", b"{}")
     assert names(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_told_with_what_was_being_written_and_what_to_do(tmp_path, monkeypatch):
+    def full(_handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write(tmp_path / "a.json", b"{}")
+    assert sentence(caught.value) == f"No space left on device: {tmp_path}/.a.json.part; make room on that disk"
 
 
 @pytest.mark.parametrize("file_system", ["one_file_system", "other_file_system", "no_hard_links"])

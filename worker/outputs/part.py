@@ -94,13 +94,15 @@ class PartFile:
         if self._file is None:
             raise AssertionError("recover() comes first")
         view = memoryview(data)
-        while view:  # a disk that fills up takes a part of it first
-            view = view[self._file.write(view) :]
+        with files.named(self._path):
+            while view:  # a disk that fills up takes a part of it first
+                view = view[self._file.write(view) :]
 
     def sync(self) -> None:
         """Make durable what was appended."""
         if self._file:
-            files.sync(self._file)
+            with files.named(self._path):
+                files.sync(self._file)
             if not self._named:
                 files.sync_folder(self._path.parent)
                 files.sync_folder(self._path.parent.parent)

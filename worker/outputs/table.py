@@ -82,7 +82,8 @@ class OutputFile:
 
     def _write_piece(self) -> None:
         data = b"".join(self._piece)
-        self._file.write(data)
+        with files.named(self._hidden):
+            self._file.write(data)
         self._digest.update(data)
         self._bytes += len(data)
         self._piece, self._unwritten = [], 0
@@ -100,8 +101,9 @@ class OutputFile:
         """Make it durable, still hidden."""
         if not self._file.closed:
             self._write_piece()
-            files.sync(self._file)
-            self._file.close()
+            with files.named(self._hidden):
+                files.sync(self._file)
+                self._file.close()
 
     def discard(self) -> None:
         """Remove it."""
