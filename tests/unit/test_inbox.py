@@ -205,6 +205,10 @@ def test_what_is_no_file_to_take_is_left_alone_with_one_warning(worker, capture_
     assert {event["event"] for event in warnings(capture_log)} == {"left alone in the inbox"}
     assert sorted(event["name"] for event in warnings(capture_log)) == odd
     assert sorted(path.name for path in inbox.iterdir()) == odd
+    assert "rename it" in worker.inbox.sweep().trouble
+    for name in (os.fsdecode(b"\xff.csv"), "x" * 230):
+        (inbox / name).unlink()
+    assert worker.inbox.sweep().trouble == "", "a link or a pipe is no delivery that could wait"
 
 
 def test_a_file_that_may_not_be_read_is_left_alone_with_one_warning(worker, monkeypatch, capture_log):
@@ -214,7 +218,8 @@ def test_a_file_that_may_not_be_read_is_left_alone_with_one_warning(worker, monk
     assert settled(worker) == ["clients.csv"]
     assert settled(worker) == []
     (warning,) = warnings(capture_log)
-    assert (warning["name"], warning["reason"]) == ("secret.csv", "it may not be read")
+    assert (warning["name"], warning["reason"]) == ("secret.csv", "it may not be read; give this user the permission")
+    assert worker.inbox.sweep().trouble.endswith("/inbox/secret.csv: it may not be read; give this user the permission")
 
 
 def test_a_file_that_cannot_be_moved_does_not_hold_up_the_others(worker, monkeypatch, capture_log):

@@ -175,8 +175,11 @@ class Inbox:
                     continue
                 with suppress(FileNotFoundError):  # another worker was faster
                     found = entry.stat(follow_symlinks=False)
-                    if fault := _fault(entry, found):
+                    if not stat.S_ISREG(found.st_mode):
+                        self._warn(_LEFT_ALONE, entry.name, "it is no regular file (a link, a folder, a pipe)")
+                    elif fault := _fault(entry):
                         self._warn(_LEFT_ALONE, entry.name, fault)
+                        self._trouble = f"{self._folder / entry.name}: {fault}"
                     elif not self._is_held(entry.name, found.st_ctime, released):
                         yield Look(Path(entry.path), found.st_size, found.st_mtime_ns, now)
 
@@ -235,12 +238,10 @@ class Inbox:
             self._log.warning(event, name=name, reason=reason)
 
 
-def _fault(entry: os.DirEntry[str], found: os.stat_result) -> str:
-    """Why something in the inbox cannot be taken; empty if it can."""
-    if not stat.S_ISREG(found.st_mode):
-        return "it is no regular file (a link, a folder, a pipe)"
+def _fault(entry: os.DirEntry[str]) -> str:
+    """Why a file of the inbox cannot be taken; empty if it can."""
     if not os.access(entry.path, os.R_OK):
-        return "it may not be read"
+        return "it may not be read; give this user the permission"
     return files.name_fault(entry.name)
 
 
