@@ -64,7 +64,7 @@ class Consumption:
         queues = self._twin.queues
         missing = [queue.name for queue in self.topology.queues() if queue.name not in queues]
         if missing and self.topology.passive:
-            self.reason = f"{missing[0]}: the queue is not there"
+            self.reason = f"{', '.join(missing)}: not there"
             return
         self.restore(lambda: None)
         self.channel = Channel(queues[self.topology.queue], next(self._generations))

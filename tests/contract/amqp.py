@@ -6,6 +6,7 @@ import queue
 from dataclasses import replace
 
 from worker.amqp import Broker, Outgoing, QueueTopology
+from worker.amqp.broker import TRIES
 from worker.secret import Secret
 from worker.settings import AmqpSettings
 
@@ -35,10 +36,10 @@ class Post:
         self._ends = queue.Queue()
         self._ids = itertools.count(1)
 
-    def send(self, routing_key, body=b"{}", **properties):
+    def send(self, routing_key, body=b"{}", tries=TRIES, **properties):
         """Its message id."""
         outgoing = Outgoing(routing_key, body, properties.pop("message_id", f"m{next(self._ids)}"), **properties)
-        self.broker.publish(outgoing, lambda sent: self._ends.put((outgoing.message_id, sent)))
+        self.broker.publish(outgoing, lambda sent: self._ends.put((outgoing.message_id, sent)), tries=tries)
         return outgoing.message_id
 
     def end(self):

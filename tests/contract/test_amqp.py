@@ -148,6 +148,22 @@ def test_a_full_queue_is_asked_again_in_order_until_there_is_room(broker, operat
     assert {end for _, end in post.ends(4)} == {Sent.CONFIRMED}
 
 
+def test_a_queue_that_was_full_is_told_from_one_whose_limit_was_taken_away(broker, operator, rabbitmq_server):
+    """A quorum queue says no for ever to the channel that it once refused, until its limit is another one."""
+    operator.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
+    limit = '{"max-length": 1, "overflow": "reject-publish"}'
+    rabbitmq_server.ctl("set_policy", "limit", "^q$", limit, "--apply-to", "queues")
+    post = Post(broker)
+
+    def end():
+        post.send("q", tries=1)
+        return post.end()[1]
+
+    eventually(lambda: end() is Sent.REFUSED)
+    rabbitmq_server.ctl("clear_policy", "limit")
+    eventually(lambda: end() is Sent.CONFIRMED)
+
+
 def test_what_was_not_confirmed_when_the_connection_was_cut_is_sent_again_under_its_id(broker, rabbitmq_server):
     requests, post = inbox(broker, prefetch=6_000), Post(broker)
     sent = [post.send("q") for _ in range(2_000)]
@@ -300,6 +316,8 @@ def test_queues_that_exist_with_other_arguments_are_told_once_with_both_sides(br
         assert requests.next().generation == 1
         operator.queue_delete("q")
         eventually(lambda: [each["event"] for each in logged].count("queue consumed") == 2)
+    (why,) = [each["reason"] for each in logged if each["event"] == "queue not consumed"]
+    assert why == "the broker gives no more of it: it was deleted, or its node is gone"
     assert [each["reason"] for each in logged if each["event"] == "queue is another one"] == list(unlike)
 
 
@@ -337,6 +355,14 @@ def test_a_look_refuses_a_queue_of_operations_that_has_no_dead_letters(broker_ur
     operator.queue_declare("q", durable=True)
     with pytest.raises(ConfigError, match=r"q\.dead: the queue is not there; declare it"):
         probe(settings(broker_url), [QueueTopology("q", passive=True)])
+
+
+def test_a_look_says_at_once_which_queues_of_operations_are_missing(broker_url, operator):
+    both = [QueueTopology(name, retry_delays=(5,), passive=True) for name in ("q", "answers")]
+    with pytest.raises(ConfigError) as refused:
+        probe(settings(broker_url), both)
+    said = [str(problem).partition(";")[0] for problem in refused.value.problems]
+    assert said == [f"broker: {name}.dead, {name}.retry.5: the queues are not there" for name in ("q", "answers")]
 
 
 # Addresses

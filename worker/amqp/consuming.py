@@ -124,7 +124,7 @@ class Consumption:
             channel.close()
             return
         self._channel, self._intake = channel, intake
-        yield channel.consume(self.topology.queue, intake.arrive, self._stopped_by_broker)
+        yield channel.consume(self.topology.queue, intake.arrive, lambda: self._stopped_by_broker(generation))
         self._backoff.reset()
         self.reason = ""
         self.begun.set()
@@ -138,10 +138,12 @@ class Consumption:
                 self._log.warning("queue is another one", reason=what)
         self._unlike = unlike
 
-    def _stopped_by_broker(self) -> None:
+    def _stopped_by_broker(self, generation: int) -> None:
         """The queue was deleted, or its node is gone: what came from it is lost to this channel."""
-        if self._channel and self._channel.is_open:
-            self._channel.close()
+        channel = self._channel
+        self._failed(Lost("the broker gives no more of it: it was deleted, or its node is gone"), generation)
+        if channel and channel.is_open:
+            channel.close()
 
     def _failed(self, error: Exception, generation: int) -> None:
         if generation != self._generation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,29 +60,31 @@ def look(wire: Wire, topology: Topology) -> Generator[Step, Any, Seen]:
 
 def _ensure(wire: Wire, topology: Topology, *, only_look: bool) -> Generator[Step, Any, Seen]:
     channels = _Channels(wire, lambda _: None)
-    missing, unlike = [], []
+    missing, unlike, needed = [], [], []
     for queue in topology.queues():
         no = yield from channels.declare(queue, passive=True)
         if no and no.code != NOT_FOUND:
-            raise _wrong(queue, f"the broker says: {no.said}")
+            raise _wrong(queue.name, f"the broker says: {no.said}")
         if no and topology.passive and not (only_look and queue.name == topology.queue):  # which is waited for
-            raise _wrong(queue, 'the queue is not there; declare it, or leave declare = "passive" out')
-        if no and only_look:
+            needed.append(queue.name)
+        elif no and only_look:
             missing.append(queue.name)
         elif no:
             yield from _declare(channels, queue)
         elif not topology.passive and (what := (yield from _compare(channels, queue))):
             unlike.append(what)
     channels.close()
+    if needed:
+        raise _not_there(needed)
     return Seen(tuple(missing), tuple(unlike))
 
 
 def _declare(channels: _Channels, queue: Queue) -> Generator[Step, Any, None]:
     no = yield from channels.declare(queue, passive=False)
     if no and no.code == MISMATCH and queue.exact:
-        raise _wrong(queue, mismatch(queue, no.said))
+        raise _wrong(queue.name, mismatch(queue, no.said))
     if no and no.code != MISMATCH:  # else somebody else was faster, and it exists as it is
-        raise _wrong(queue, f"the broker says: {no.said}")
+        raise _wrong(queue.name, f"the broker says: {no.said}")
 
 
 def _compare(channels: _Channels, queue: Queue) -> Generator[Step, Any, str]:
@@ -94,5 +96,10 @@ def _compare(channels: _Channels, queue: Queue) -> Generator[Step, Any, str]:
     return difference(queue, no.said) if no and no.code == MISMATCH else ""
 
 
-def _wrong(queue: Queue, what: str) -> ConfigError:
-    return ConfigError([Problem("broker", queue.name, what)])
+def _not_there(queues: Sequence[str]) -> ConfigError:
+    are, them = ("queue is", "it") if len(queues) == 1 else ("queues are", "them")
+    return _wrong(", ".join(queues), f'the {are} not there; declare {them}, or leave declare = "passive" out')
+
+
+def _wrong(queue: str, what: str) -> ConfigError:
+    return ConfigError([Problem("broker", queue, what)])

@@ -12,7 +12,7 @@ from worker.amqp.steps import Steps, follow
 from worker.amqp.topology import Topology
 from worker.amqp.wire import Wire
 from worker.broker_address import Address
-from worker.errors import ConfigError, Unavailable
+from worker.errors import ConfigError, Problem, Unavailable
 from worker.settings import AmqpSettings
 
 PROBE_SECONDS = 20.0
@@ -64,8 +64,14 @@ class _Probe:
         follow(self._look(), lambda _: self._finish(None), self._finish)
 
     def _look(self) -> Steps:
+        problems: list[Problem] = []
         for topology in self._topologies:
-            self._seen.append((yield from declaring.look(self._wire, topology)))
+            try:
+                self._seen.append((yield from declaring.look(self._wire, topology)))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
 
     def _finish(self, error: Exception | None) -> None:
         self._end = error

@@ -62,7 +62,7 @@ class Publisher:
         self._numbers = count()
         self._when_idle: Callable[[], None] | None = None
         self._suspects = 0  # the broker has closed the channel for one of so many: one by one
-        self._gone = self._opening = self._gathering = False
+        self._gone = self._opening = self._gathering = self._stale = False
         self._begin_channel()
 
     def _begin_channel(self) -> None:
@@ -106,7 +106,7 @@ class Publisher:
         channel = yield wire.channel(self._failed)
         yield channel.confirm(self._confirmed, self._returned)
         self._begin_channel()
-        self._channel, self._opening = channel, False
+        self._channel, self._opening, self._stale = channel, False, False
 
     def _failed(self, error: Exception) -> None:
         """The channel is gone; what was on its way goes back to the front, in order."""
@@ -184,12 +184,16 @@ class Publisher:
                     self._settle(item, Sent.RETURNED if item.returned else Sent.CONFIRMED)
                 else:
                     self._refused(item)
-        if self._waiting and not self._gathering:
+        if self._stale and not self._sent and self._channel:
+            self._channel.close()
+        elif self._waiting and not self._gathering:
             self._bell.ring()
 
     def _refused(self, item: _Item) -> None:
         item.tries -= 1
         if item.tries <= 0:
+            # RabbitMQ 3.10 says no to this channel for ever where the limit of a full quorum queue was taken away.
+            self._stale = True
             self._settle(item, Sent.REFUSED)
             return
         if not self._held:

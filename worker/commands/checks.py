@@ -113,6 +113,12 @@ def _broker(settings: AmqpSettings, jobs: Iterable[Job[..., Any]]) -> Iterator[C
     topologies = [Consumed.of(job, threads=1, max_body=1, clock=time.time).topology for job in jobs if job.queue]
     try:
         found = probe(settings, topologies)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Check(
+                "broker", "amqp", ok=False, detail=f"{problem.key}: {problem.what}" if problem.key else problem.what
+            )
+        return
     except WorkerError as error:
         yield Check("broker", "amqp", ok=False, detail=error.detail)
         return
