@@ -66,12 +66,19 @@ class Jobs(Mapping[str, Job[..., Any]]):
         names = {plain, plain.removesuffix(".gz")}
         found = [job for job in self.enabled if any(fnmatchcase(n, _composed(p)) for n in names for p in job.files)]
         if not found:
-            patterns = [f"{pattern} ({job.name})" for job in self.enabled for pattern in job.files]
-            raise DeliveryError(f"no job takes a file of this name; the jobs take: {', '.join(patterns) or 'no files'}")
+            raise DeliveryError(f"no job takes a file of this name; {self._taken(plain)}")
         if len(found) > 1:
             names_found = ", ".join(job.name for job in found)
             raise DeliveryError(f"several jobs take a file of this name: {names_found}; make their `files` disjoint")
         return found[0]
+
+    def _taken(self, name: str) -> str:
+        """What would be taken instead of a file of this name."""
+        patterns = [(pattern, job.name) for job in self.enabled for pattern in job.files]
+        low = name.lower()
+        near = any(fnmatchcase(n, _composed(p).lower()) for n in (low, low.removesuffix(".gz")) for p, _ in patterns)
+        those = ", ".join(f"{pattern} ({job})" for pattern, job in patterns) or "no files"
+        return f"the jobs take: {those}{', and upper and lower case differ' if near else ''}"
 
     def by_queue(self, name: str) -> Job[..., Any]:
         """The job for the messages of this queue; raises ``DeliveryError`` if there is none."""

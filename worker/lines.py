@@ -20,6 +20,8 @@ RECORD_LIMIT = 2**20  # characters
 
 _BLANK = ("\n", "\r\n", "\r")
 _DELIMITERS = ",;\t|"
+# How the header of a rejects file ends, whoever has saved it since: a spreadsheet has a delimiter of its own.
+_REJECTS = re.compile(r'([,;\t|])("?)_line\2\1\2_error\2\1\2_detail\2[\r\n]*$')
 _QUOTED = re.compile(r'"[^"]*"?')
 # What Excel writes and reads above the header, to say what stands between the values.
 _TOLD = re.compile(r'("?)sep=([^\w\s"]|\t)\1(?:\r\n?|\n)', re.IGNORECASE)
@@ -192,6 +194,8 @@ def _quoted(parser: _Parser, first: str, width: int) -> tuple[str, str]:
 
 def _sniffed(header: str) -> str:
     """The delimiter that stands most often outside quotes; a comma where there is none."""
+    if told := _REJECTS.search(header):
+        return told[1]
     counts = Counter(_QUOTED.sub("", header))
     return max(_DELIMITERS, key=lambda delimiter: counts[delimiter])
 

@@ -22,7 +22,7 @@ from worker.records import Chunk, Outcome, Reading, Row
 CHUNK_CHARACTERS = 16 * 2**20  # very long rows end a chunk before its number of rows does
 
 _REJECTS = ["_line", "_error", "_detail"]  # what a rejects file has behind the original columns
-_REJECTS_SUFFIX = ".rejected.csv"  # UTF-8 and commas, whatever the file was that its rows came from
+_REJECTS_SUFFIX = ".rejected.csv"  # UTF-8, and a delimiter of its own, whatever the file was that its rows came from
 
 
 def read(path: Path, reading: Reading, opened: BinaryIO | None = None) -> Iterator[Chunk]:
@@ -34,7 +34,7 @@ def read(path: Path, reading: Reading, opened: BinaryIO | None = None) -> Iterat
     without its ``_line``, ``_error`` and ``_detail``. Raises ``DeliveryError`` if the file cannot be read as CSV.
     """
     if path.name.endswith(_REJECTS_SUFFIX):
-        reading = replace(reading, encoding=None, delimiter=",")
+        reading = replace(reading, encoding=None, delimiter=None)
     with open_text(path, opened, reading.encoding) as text:
         lines = Lines(text)
         header = read_header(lines, reading.delimiter)

@@ -395,8 +395,12 @@ def test_a_packed_file_goes_to_the_job_for_its_name_without_gz():
 
 
 def test_patterns_tell_upper_case_from_lower_case():
-    with pytest.raises(DeliveryError):
-        Jobs([made("one", files="a.csv")]).match("A.csv")
+    jobs = Jobs([made("one", files="a*.csv")])
+    for name in ("A.csv", "a.CSV", "a.csv.GZ"):
+        with pytest.raises(DeliveryError, match=r"and upper and lower case differ$"):
+            jobs.match(name)
+    with pytest.raises(DeliveryError, match=r"take: a\*.csv \(one\)$"):
+        jobs.match("b.csv")
 
 
 def test_a_file_that_no_job_takes_is_told_all_patterns():

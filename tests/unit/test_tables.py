@@ -2,6 +2,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,19 @@ def test_a_rejects_file_that_is_dropped_again_is_read_like_its_original():
     assert chunk.rows == [{"id": "1", "name": "a"}]
     assert list(chunk.frame().columns) == ["id", "name"]
     assert chunk.wrong[0].row == {"id": "2", "name": ""}
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b;c,_line,_error,_detail\n1,2,7,Reject,x;y;z\n", "a;b,c;_line;_error;_detail\n1;2;7;r;d\n"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_rejects_file_tells_its_delimiter_also_where_a_spreadsheet_has_saved_it(tmp_path, text, end, quote):
+    path = tmp_path / "clients-3f9a1c2b.rejected.csv"
+    quoted = re.sub("_(line|error|detail)", rf"{quote}_\1{quote}", text).replace("\n", end)
+    path.write_text(quoted, newline="")
+    (chunk,) = tables.read(path, Reading(delimiter="|", encoding="cp1250"))
+    assert [list(row.values()) for row in chunk.rows] == [["1", "2"]]
 
 
 @pytest.mark.parametrize("own", ["_line", "_detail,_error", "_line,_error,_detail"])
