@@ -91,8 +91,9 @@ _WRITE = """
     WITH said(queue, key, delivery, job, sha256, bytes, state, run, reply, error, detail, rows) AS ({rows}),
         common(owner, lease, kept, now) AS (SELECT {value}, {value}, {value}, {now})
     SELECT queue, key, delivery, job, sha256, bytes, state, run, reply, error, detail, rows,
-        0, owner, now + lease, now, now + kept, CASE WHEN state <> 'running' THEN now END
-        FROM said, common WHERE queue <> ''
+        0, (SELECT owner FROM common), (SELECT now + lease FROM common), (SELECT now FROM common),
+        (SELECT now + kept FROM common), CASE WHEN state <> 'running' THEN (SELECT now FROM common) END
+        FROM said WHERE queue <> ''
     ON CONFLICT (queue, key) DO UPDATE SET state = excluded.state, reply = excluded.reply, error = excluded.error,
         detail = excluded.detail, rows_done = excluded.rows_done, finished = excluded.finished,
         expires = excluded.expires
