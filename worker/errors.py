@@ -10,6 +10,7 @@
           ServerFault                      500 and the like: it may be the row; see execution for when that is rejected
           LeftAlone                        not asked at all: it was down a moment ago, or asked for a pause
         Refused      (also Reject)         4xx, OperationOutcome: the row is rejected with the backend's reason
+          TooCostly                        the question or the answer is too big
         Unauthorized (also DeliveryError)  401 with a fresh token, 403, the token endpoint says no
       Paused                         nothing is wrong with the delivery: it is put back and goes on later
         Stopping                     the worker is shutting down
@@ -137,6 +138,10 @@ class Refused(BackendError, Reject):
         """The same, with more words around it."""
         detail, named = (said.removeprefix(f"{self.backend}: ") for said in (str(self), self.named))
         return Refused(self.backend, f"{before}{detail}{after}", self.status, named=f"{before}{named}{after}")
+
+
+class TooCostly(Refused):
+    """The question or its answer is too big; half of it may do."""
 
 
 class Unauthorized(BackendError, DeliveryError):

@@ -201,6 +201,14 @@ def test_a_redirect_to_another_origin_is_refused(location):
     assert billing.calls == 1
 
 
+@pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
+def test_an_answer_that_is_no_redirect_is_not_followed_though_it_names_another_place(status):
+    billing = opened([answer(status=status, Location="/api/elsewhere")])
+    with pytest.raises(Refused, match=f"answered {status}"):
+        billing.at().get("/plans")
+    assert billing.calls == 1
+
+
 def test_a_redirects_fragment_is_not_sent_nor_taken_for_a_host():
     billing = opened([answer(status=302, Location="//backend.example#@evil.example/x"), answer({})])
     billing.at().get("/plans")

@@ -6,9 +6,8 @@ import pytest
 from fake_backend import BASE, answer, opened_fhir, query
 
 from worker import exact_json
-from worker.backends.answers import TooCostly
 from worker.backends.lookups import ENOUGH, MOST_IDS, Lookups
-from worker.errors import Refused, ServerFault, Unauthorized, Unavailable
+from worker.errors import Refused, ServerFault, TooCostly, Unauthorized, Unavailable
 from worker.records import RowKey
 
 

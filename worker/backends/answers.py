@@ -14,7 +14,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from worker import exact_json
-from worker.errors import BackendError, Refused, ServerFault, Unauthorized, Unavailable
+from worker.errors import BackendError, Refused, ServerFault, TooCostly, Unauthorized, Unavailable
 from worker.http_terms import retry_after
 
 LONGEST_HOLD = 3600.0
@@ -29,14 +29,12 @@ _NOT_FOR_US = frozenset({501, 505})
 # One of them ends an empty answer that is meant to be empty (RFC 9112 section 6.3).
 _FRAMES = frozenset({"content-length", "transfer-encoding"})
 _PROXY_AUTHENTICATION = 407
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Those that say where else to ask (RFC 9110 section 15.4); a 304 with a Location says nothing of the kind."""
+
 _TOO_MUCH = frozenset({413, 414, 431})
 # https://hl7.org/fhir/R4/codesystem-issue-type.html: what stands below "transient"
 _TRANSIENT_ISSUES = frozenset({"transient", "lock-error", "no-store", "timeout", "incomplete", "throttled"})
-
-
-class TooCostly(Refused):
-    """The question or its answer is too big; half of it may do."""
 
 
 def check(backend: str, response: requests.Response) -> None:
@@ -59,7 +57,7 @@ def check(backend: str, response: requests.Response) -> None:
         raise Unauthorized(backend, f"answered {_named(response)}; check this backend's auth and its scopes", status)
     if codes(issues) & _TRANSIENT_ISSUES:
         raise Unavailable(backend, f"answered {_named(response)}", status, retry_after=wait)
-    if status in _REDIRECTS:
+    if status in REDIRECTS:
         raise Refused(backend, f"answered {status}, a redirect that is not followed; correct the backend's url", status)
     raise Refused(backend, f"answered {_said(response)}", status, named=f"answered {_named(response)}")
 

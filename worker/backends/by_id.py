@@ -8,13 +8,13 @@ from typing import Any
 
 from worker import exact_json
 from worker.backends import bundles
-from worker.backends.answers import TooCostly, resource
+from worker.backends.answers import resource
 from worker.backends.calls import Call, Caller
 from worker.backends.lookups import GONE, MOST_IDS, Found
 from worker.backends.page import Resource
 from worker.backends.pages import pages
 from worker.backends.search import parameters
-from worker.errors import BackendError, Refused, Unauthorized
+from worker.errors import BackendError, Refused, TooCostly, Unauthorized
 
 _FRESH = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _SIGNED_ON = 401

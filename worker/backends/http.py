@@ -14,7 +14,7 @@ import requests
 import stamina
 from requests.adapters import BaseAdapter
 
-from worker.backends.answers import TooCostly, check
+from worker.backends.answers import REDIRECTS, check
 from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
@@ -23,7 +23,7 @@ from worker.backends.prepare import prepare
 from worker.backends.route import Route
 from worker.backends.transport import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
-from worker.errors import BackendError, Interrupted, LeftAlone, Refused, Stopping, Unavailable
+from worker.errors import BackendError, Interrupted, LeftAlone, Refused, Stopping, TooCostly, Unavailable
 from worker.http_terms import origin_of
 from worker.log import get_logger
 from worker.records import Meter
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-_REDIRECTS = 5
+_MOST_REDIRECTS = 5
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
 _ANSWER_TIMEOUTS = 6
 _SHORTEST_ANSWER = 30.0
@@ -155,14 +155,14 @@ class Http:
         return ticket(request) if ticket else request
 
     def _follow(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool = False) -> requests.Response:
-        for _ in range(_REDIRECTS):
+        for _ in range(_MOST_REDIRECTS):
             response = self._send(request, meter, stream=stream)
-            if not 300 <= response.status_code < 400 or request.method not in ("GET", "HEAD"):
+            if response.status_code not in REDIRECTS or request.method not in ("GET", "HEAD"):
                 return response
             if not (target := response.headers.get("Location")):
                 return response
             request.url = self._redirect(str(request.url), target)
-        raise Refused(self.name, f"redirected {_REDIRECTS} times in a row; correct the backend's url")
+        raise Refused(self.name, f"redirected {_MOST_REDIRECTS} times in a row; correct the backend's url")
 
     def _redirect(self, url: str, target: str) -> str:
         try:

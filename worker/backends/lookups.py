@@ -9,8 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from worker import exact_json
-from worker.backends.answers import TooCostly
-from worker.errors import Interrupted, Refused, ServerFault
+from worker.errors import Interrupted, Refused, ServerFault, TooCostly
 
 MOST_IDS = 50
 """How many ids one request asks for."""
