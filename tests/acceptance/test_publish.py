@@ -99,7 +99,7 @@ def test_a_reply_with_rejected_rows_exits_with_1(longshore, queue_project, broke
     kind = "application/json" if name.endswith("json") else "text/csv"
     with answering(broker_url, kind="results", content_type=kind, headers=headers):
         done = longshore("publish", "q", name, "--wait", cwd=queue_project)
-    assert (done.returncode, done.stdout.strip()) == (code, content.strip())
+    assert (done.returncode, done.stdout) == (code, content.strip() + "\n")
 
 
 def test_standard_input_is_sent_as_json(queue_project, broker_url):
@@ -210,4 +210,7 @@ def test_a_worker_refuses_to_start_with_a_queue_that_has_no_dead_letters(longsho
     for command in (["run"], ["check"]):
         done = longshore(*command, cwd=queue_project)
         assert done.returncode == 2
-        assert "q.dead: the queue is not there; declare it, or" in done.stdout + done.stderr
+        assert (
+            "q.dead, q.retry.5, q.retry.20, q.retry.30: the queues are not there; declare them"
+            in done.stdout + done.stderr
+        )

@@ -495,6 +495,21 @@ def test_a_failed_message_is_dead_again_when_it_is_redelivered_and_run_when_it_i
     assert len(worker.ran) == 2
 
 
+def test_a_dead_letter_that_is_moved_back_has_all_its_tries_again(hire, twin):
+    worker = hire(act=raising(Unavailable("billing", "down")), max_attempts=3)
+    worker.ask({"n": 1}, headers={letters.ATTEMPTS: 2})
+    worker.turn()
+    (letter,) = twin.published["orders.dead"]
+    for attempts in (1, 2):
+        worker.ask({"n": 1}, headers=letter.headers)
+        worker.turn()
+        letter = twin.published["orders.retry.1" if attempts == 1 else "orders.retry.4"][0]
+        assert letter.headers[letters.ATTEMPTS] == attempts
+    worker.ask({"n": 1}, headers=letter.headers)
+    worker.turn()
+    assert worker.dead == ["Unavailable"] * 2
+
+
 def test_what_a_dead_worker_was_at_is_run_alone(hire, twin, tmp_path):
     first = hire(owner="first")
     first.hands.hold()

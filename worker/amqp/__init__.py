@@ -14,12 +14,13 @@ from __future__ import annotations
 from worker.amqp.broker import Broker
 from worker.amqp.consuming import Consumption
 from worker.amqp.link import State
-from worker.amqp.messages import ATTEMPTS, Message, Outgoing, Sent
+from worker.amqp.messages import ATTEMPTS, ERROR, Message, Outgoing, Sent
 from worker.amqp.probe import Found, probe
 from worker.amqp.topology import PassingQueue, QueueTopology, Topology
 
 __all__ = [
     "ATTEMPTS",
+    "ERROR",
     "Broker",
     "Consumption",
     "Found",

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 ATTEMPTS = "x-longshore-attempts"
+ERROR = "x-longshore-error"  # what makes it a dead letter
 _MOST_ATTEMPTS = 1 << 31
 
 
@@ -49,8 +50,10 @@ class Message:
 
     @property
     def attempts(self) -> int:
-        """How often it was tried before, by the worker's own header; 0 where that is missing or makes no sense."""
-        value = self.headers.get(ATTEMPTS, 0)
+        """How often it was tried before, by the worker's own header; 0 where that is missing or makes no sense, and for
+        a dead letter that was moved back: whoever did so has mended the cause.
+        """
+        value = 0 if ERROR in self.headers else self.headers.get(ATTEMPTS, 0)
         counts = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_ATTEMPTS
         return int(value) if counts else 0
 

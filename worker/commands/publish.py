@@ -231,7 +231,7 @@ def _show(reply: Message, *, json: bool) -> None:
     if json:
         screens.say_json({"correlation_id": reply.correlation_id, "type": reply.type, "reply": text})
     else:
-        typer.echo(text)
+        typer.echo(text, nl=not text.endswith("\n"))
 
 
 def _has_rejected(reply: Message) -> bool:

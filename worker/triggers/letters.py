@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from worker.amqp import ATTEMPTS, Message, Outgoing
+from worker.amqp import ATTEMPTS, ERROR, Message, Outgoing
 from worker.errors import DeliveryError, LeftAlone, ServerFault, Unavailable, storable
 from worker.records import Reply
 
@@ -39,8 +39,10 @@ def delays(first: int) -> tuple[int, ...]:
 
 
 def header(message: Message, name: str) -> int:
-    """A number that the worker has written into a message's headers; 0 if it is missing or makes no sense."""
-    if not message.headers:
+    """A number that the worker has written into a message's headers; 0 if it is missing or makes no sense, and for a
+    dead letter that was moved back.
+    """
+    if not message.headers or ERROR in message.headers:
         return 0
     value = message.headers.get(name, 0)
     return int(value) if isinstance(value, int) and 0 <= value < _MOST_SECONDS else 0
