@@ -295,6 +295,33 @@ def test_a_patch_is_json_patch():
     assert sent(ehr)[0]["path"] == "/active"
 
 
+@pytest.mark.parametrize(
+    "given", [{"op": "remove", "path": "/active"}, ["op"], "op", None, {"resourceType": "Parameters"}]
+)
+def test_what_is_no_list_of_operations_is_not_sent_as_a_patch(given):
+    with pytest.raises(Reject, match="takes a list of JSON Patch operations"):
+        opened_fhir([]).at().patch("Practitioner", "1", given)
+
+
+def test_an_id_that_came_as_a_number_is_taken_as_it_reads():
+    ehr = opened_fhir(lambda _: answer(PRACTITIONER))
+    assert ehr.at().read("Practitioner", 1)["id"] == "1"
+    assert list(ehr.at().read_many("Practitioner", [1, "1"])) == ["1"]
+    ehr.at().patch("Practitioner", 1, [])
+    assert ehr.transport.requests[1].url.endswith("/Practitioner/1")
+    assert ehr.calls == 2
+    for no_number in (True, 1.0):
+        with pytest.raises(Reject, match="not a FHIR id"):
+            ehr.at().read("Practitioner", no_number)
+
+
+@pytest.mark.parametrize(("version", "sent"), [("3", 'W/"3"'), ('W/"3"', 'W/"3"'), ('"3"', '"3"')])
+def test_a_version_is_sent_as_an_entity_tag_also_where_it_is_one_already(version, sent):
+    ehr = opened_fhir([answer(PRACTITIONER)])
+    ehr.at().update(PRACTITIONER, if_match=version)
+    assert ehr.transport.requests[0].headers["If-Match"] == sent
+
+
 @pytest.mark.parametrize("status", [200, 204, 404, 410])
 def test_deleting_what_is_not_there_is_no_error(status):
     ehr = opened_fhir([answer(status=status)])

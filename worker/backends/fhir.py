@@ -55,12 +55,12 @@ class Fhir:
         self._key = key
 
     @overload
-    def read(self, type_: str, id: str, *, fresh: bool = False) -> Resource: ...
+    def read(self, type_: str, id: str | int, *, fresh: bool = False) -> Resource: ...
 
     @overload
-    def read(self, type_: type[Model], id: str, *, fresh: bool = False) -> Model: ...
+    def read(self, type_: type[Model], id: str | int, *, fresh: bool = False) -> Model: ...
 
-    def read(self, type_: Any, id: str, *, fresh: bool = False) -> Any:
+    def read(self, type_: Any, id: str | int, *, fresh: bool = False) -> Any:
         """The resource with this id; raises ``Refused`` if there is none, ``Reject`` for what cannot be an id.
 
         Reads of many rows are shared and travel together; within a delivery a resource is asked for once, unless it
@@ -73,12 +73,14 @@ class Fhir:
         return found if type(type_) is str else self._as_asked(type_, found)
 
     @overload
-    def read_many(self, type_: str, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Resource]: ...
+    def read_many(self, type_: str, ids: Iterable[str | int], *, missing_ok: bool = False) -> dict[str, Resource]: ...
 
     @overload
-    def read_many(self, type_: type[Model], ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Model]: ...
+    def read_many(
+        self, type_: type[Model], ids: Iterable[str | int], *, missing_ok: bool = False
+    ) -> dict[str, Model]: ...
 
-    def read_many(self, type_: Any, ids: Iterable[str], *, missing_ok: bool = False) -> dict[str, Any]:
+    def read_many(self, type_: Any, ids: Iterable[str | int], *, missing_ok: bool = False) -> dict[str, Any]:
         """The resources with these ids, by id, in the order asked and in few requests; equal ids are asked for once.
 
         Raises ``Refused`` if any is missing, and says which by their places; with ``missing_ok`` the others are
@@ -141,15 +143,16 @@ class Fhir:
         return self._write(call, Written(type_, id_, replaces=bool(if_match)))
 
     def patch(
-        self, type_: Any, id: str, operations: Sequence[Mapping[str, Any]], *, if_match: str | None = None
+        self, type_: Any, id: str | int, operations: Sequence[Mapping[str, Any]], *, if_match: str | None = None
     ) -> Any:
         """Change parts of a resource by JSON Patch (RFC 6902), and return it as the server keeps it."""
         name = _type_name(type_)
         headers = {"Idempotency-Key": self._key.next(), "Content-Type": _JSON_PATCH, **_if_match(if_match)}
-        call = self._call("PATCH", f"{name}/{_checked_id(name, id)}", list(operations), headers)
-        return self._write(call, Written(name, id))
+        id_ = _checked_id(name, id)
+        call = self._call("PATCH", f"{name}/{id_}", _operations(operations), headers)
+        return self._write(call, Written(name, id_))
 
-    def delete(self, type_: Any, id: str) -> None:
+    def delete(self, type_: Any, id: str | int) -> None:
         """Delete a resource; one that is not there is as good as deleted."""
         name = _type_name(type_)
         try:
@@ -340,8 +343,10 @@ def _wanted(found: SearchSet) -> Wanted:
     return Wanted(type_, tuple(query))
 
 
-def _checked_id(type_: str, id_: str) -> str:
-    """The id, if it is one (https://hl7.org/fhir/R4/datatypes.html#id)."""
+def _checked_id(type_: str, id_: str | int) -> str:
+    """The id, if it is one (https://hl7.org/fhir/R4/datatypes.html#id); in a message it may have come as a number."""
+    if type(id_) is int:
+        id_ = str(id_)
     if not isinstance(id_, str) or not _ID.fullmatch(id_):
         raise Reject(f"the {type_} id is {'blank' if not str(id_ or '').strip() else 'not a FHIR id'}")
     return id_
@@ -356,4 +361,12 @@ def _if_match(version: str | None) -> dict[str, str]:
         return {}
     if not version.strip():
         raise Reject("if_match is blank: it names the version that may be replaced")
-    return {"If-Match": version if version.startswith("W/") else f'W/"{version}"'}
+    return {"If-Match": version if version.startswith(("W/", '"')) else f'W/"{version}"'}
+
+
+def _operations(given: Any) -> list[Any]:
+    """Those of a JSON Patch; raises ``Reject`` for anything else, such as a single one, or a Parameters resource."""
+    operations = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [None]
+    if not all(isinstance(each, Mapping) for each in operations):
+        raise Reject("a patch takes a list of JSON Patch operations (RFC 6902), each of them a mapping")
+    return operations
