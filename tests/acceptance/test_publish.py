@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from contract.amqp import connected, inbox
+from servers.rabbitmq import PASSWORD
 
 from worker.amqp import Outgoing
 from worker.ledger import Claim, Ledger, Note
@@ -126,6 +127,21 @@ def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broke
         done = longshore("publish", *arguments, cwd=queue_project)
         assert (done.returncode, what in done.stderr) == (code, True), done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_an_asker_who_may_only_send_is_told_at_once_that_there_can_be_no_reply(
+    longshore, queue_project, rabbitmq_server, broker_url
+):
+    with connected(broker_url) as broker:
+        inbox(broker).consumption.cancel()
+    rabbitmq_server.ctl("add_user", "asker", PASSWORD)
+    rabbitmq_server.ctl("set_permissions", "-p", rabbitmq_server.vhost, "asker", "", ".*", "")
+    url = rabbitmq_server.url(rabbitmq_server.vhost, user="asker")
+    (queue_project / "longshore.toml").write_text(f'[amqp]\nurl = "{url}"\n')
+    assert longshore("publish", "q", "client.json", cwd=queue_project).returncode == 0
+    done = longshore("publish", "q", "client.json", "--wait", "--timeout", 3600, cwd=queue_project)
+    assert done.returncode == 1
+    assert "let this user declare it and read it, or leave --wait out" in done.stderr
 
 
 def test_what_failed_is_said_to_be_a_dead_letter_and_why(longshore, queue_project, broker_url):

@@ -19,6 +19,7 @@ from worker.amqp.messages import Message
 from worker.amqp.steps import Steps, follow
 from worker.amqp.topology import Topology
 from worker.amqp.wire import Channel, Wire
+from worker.errors import ConfigError
 
 Receive = Callable[[list[Message]], None]
 """Takes what has arrived, on the loop's thread: it must not wait."""
@@ -106,6 +107,7 @@ class Consumption:
         self._restored: list[Callable[[], None]] = []  # who waits for the queues to be declared again
         self.begun = threading.Event()  # set while it consumes
         self.reason = "not connected yet"  # why it does not
+        self.refused = False  # whether that is what the broker says, and not that there is none
 
     def up(self, wire: Wire) -> None:
         """There is a connection: declare and consume."""
@@ -151,7 +153,7 @@ class Consumption:
         self._generation += 1
         self._channel = self._intake = None
         self.begun.clear()
-        reason = said(error)
+        reason, self.refused = said(error), isinstance(error, ConfigError)
         if self.reason != reason and not self._link.closing:
             self.reason = reason
             self._log.warning("queue not consumed", reason=reason)

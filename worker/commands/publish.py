@@ -6,6 +6,7 @@ import gzip
 import json
 import secrets
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 ON_THE_WAY = 1_000
+LOOK_SECONDS = 0.05
 _TYPES = {".json": "application/json", ".csv": "text/csv"}
 
 
@@ -146,8 +148,11 @@ class _Exchange:
         from worker.amqp import PassingQueue
 
         consumption = self._broker.consume(PassingQueue(queue), prefetch=100, receive=self._receive)
-        if not consumption.begun.wait(self._timeout):
-            raise Unavailable("amqp", f"there can be no queue for the replies: {consumption.reason}")
+        until = time.monotonic() + self._timeout
+        while not consumption.begun.wait(LOOK_SECONDS):
+            if consumption.refused or time.monotonic() > until:
+                advice = "; let this user declare it and read it, or leave --wait out" if consumption.refused else ""
+                raise Unavailable("amqp", f"there can be no queue for the replies: {consumption.reason}{advice}")
 
     def _receive(self, messages: list[Message]) -> None:
         for message in messages:
