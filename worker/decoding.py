@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ _NOT_TEXT = {
     b"BZh91AY": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+}
+_OTHER_TEXT = {  # whose first line would be a header, and whose only line a table without rows
+    re.compile(rb"\s*<(?:!doctype|html)\b", re.IGNORECASE): "a web page (HTML): perhaps one to log in at, or an error",
+    re.compile(rb"\s*<\?xml\b"): "an XML document",
+    re.compile(rb"\s*(?:\{\s*\"|\[\s*[{\[\"])"): "JSON",
 }
 _BOMS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -51,6 +57,9 @@ def open_text(path: Path, opened: BinaryIO | None = None, encoding: str | None =
         if head.startswith(_GZIP):
             _check_gzip(raw, path, data)
             data = _buffered(gzip.GzipFile(fileobj=data))
+            if (head := data.peek(16)).startswith(_GZIP):
+                raise DeliveryError("the gzip file holds another one; pack it once")
+            _refuse_what_is_not_text(head)
         encoding = _encoding(encoding, data.peek(16))
         with io.TextIOWrapper(data, encoding, errors="longshore.visible", newline="") as text:
             yield text
@@ -79,9 +88,10 @@ def _buffered(raw: object) -> io.BufferedReader[io.RawIOBase]:
 def _refuse_what_is_not_text(head: bytes) -> None:
     if not head:
         raise DeliveryError("the file is empty (0 bytes)")
-    for magic, what in _NOT_TEXT.items():
-        if head.startswith(magic):
-            raise DeliveryError(f"the file is {what}, not CSV text; export it as CSV and send that")
+    found = [what for magic, what in _NOT_TEXT.items() if head.startswith(magic)]
+    found += [what for begins, what in _OTHER_TEXT.items() if begins.match(head.removeprefix(codecs.BOM_UTF8))]
+    if found:
+        raise DeliveryError(f"the file is {found[0]}, not CSV text; export it as CSV and send that")
 
 
 def _encoding(wanted: str | None, head: bytes) -> str:

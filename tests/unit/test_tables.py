@@ -214,10 +214,32 @@ def test_an_unknown_encoding_is_named(encoding):
         (b"PK\x03\x04\x14\x00", "Excel workbook"),
         (b"PAR1\x15\x04", "Parquet"),
         (b"%PDF-1.7\n", "PDF"),
+        (b"<!DOCTYPE html><html><body>Log in</body></html>\n", "web page"),
+        (b"\xef\xbb\xbf\r\n <HTML>\n", "web page"),
+        (b'<?xml version="1.0"?><patients/>', "an XML document"),
+        (b'[{"id": 1, "name": "a"}]', "JSON"),
+        (b'{\n  "id": 1\n}\n', "JSON"),
     ],
 )
-def test_what_holds_no_text_is_refused_by_its_kind(data, what):
+def test_what_is_no_csv_is_refused_by_its_kind(data, what):
     assert what in reason(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"PK\x03\x04x,y\n", "Excel workbook"),
+        (b"<html>\n", "web page"),
+        (gzip.compress(b"id\n1\n"), "holds another one"),
+    ],
+)
+def test_so_is_what_is_packed(data, what):
+    assert what in reason(gzip.compress(data))
+
+
+@pytest.mark.parametrize("header", ["<id>", "[id]", "{id}", "<htmlid>", '"<!doctype html>"'])
+def test_a_column_may_be_called_in_brackets(header):
+    assert list(rows(f"{header},b\n1,2\n")[0].values()) == ["1", "2"]
 
 
 def test_a_column_may_be_called_like_the_mark_of_another_format():
