@@ -204,7 +204,6 @@ class Pool:
     def _add(self, stream: _Stream[Any, Any], items: Sequence[Any]) -> None:
         with self._lock:
             stream.add(items)
-            self._start_threads(len(stream.todo))
             self._wake(1 if stream.enough else len(stream.todo))
 
     def _collect(
@@ -255,9 +254,12 @@ class Pool:
 
     def _start_threads(self, wanted: int) -> None:
         while len(self._threads) < min(self._size, wanted):
-            thread = threading.Thread(target=self._serve, name=f"row-{len(self._threads) + 1}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"row-{len(self._threads) + 1}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _serve(self) -> None:
         self._inside.of_a_thread = True
@@ -302,9 +304,17 @@ class Pool:
             self._lock.acquire()
 
     def _wake(self, threads: int) -> None:
-        """Call so many, if there are; first who rests the shortest: what that one needs is still in the cache."""
-        for _ in range(min(threads, len(self._resting))):
-            self._resting.pop().release()
+        """Call so many, if there are; first who rests the shortest: what that one needs is still in the cache.
+
+        Where all that there are have something to do, which may take long, new ones come for what may be begun.
+        """
+        for _ in range(threads):
+            if self._resting:
+                self._resting.pop().release()
+            elif len(self._threads) < self._size and any(stream.ready for stream in self._streams):
+                self._start_thread()
+            else:
+                break
 
     def _next(self) -> _Stream[Any, Any] | Lane[Any] | None:
         """Of the streams with work, the one that has the fewest threads, and of those the one that waited longest.

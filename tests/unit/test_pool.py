@@ -79,6 +79,30 @@ def test_as_many_items_are_worked_on_at_once_as_there_are_threads(opened):
     assert work.most == 4
 
 
+def test_a_single_item_does_not_wait_for_the_slow_one_of_another_stream_while_there_are_threads_to_be_had(opened):
+    pool, meeting = opened(3), AtOnce(3)
+    together(*[lambda: list(pool.run(meeting, [[1]]))] * 3)
+    assert meeting.most == 3
+
+
+def test_single_items_that_take_their_time_get_as_many_threads_in_a_lane(opened):
+    meeting, begun = AtOnce(3), threading.Semaphore(0)
+    lane = opened(3).lane(lambda item: (begun.release(), meeting(item)))
+    for item in range(3):
+        lane.put([item])
+        deadline = time.monotonic() + SECONDS
+        while not begun.acquire(timeout=0.01):
+            assert time.monotonic() < deadline
+            lane.put([])
+    assert meeting.most == 3
+
+
+def test_a_stream_with_a_limit_calls_for_no_thread_that_it_could_not_use(opened):
+    before = threading.active_count()
+    list(opened(64).run(lambda _: time.sleep(10 * TICK_SECONDS), [range(3)], limit=1))
+    assert threading.active_count() - before <= 10  # of some thirty ticks
+
+
 def test_a_limit_holds_for_its_stream_alone(opened):
     pool, limited, free = opened(5), AtOnce(2), AtOnce(3)
     together(
