@@ -29,6 +29,14 @@ def test_a_write_that_may_have_been_done_is_not_sent_again_behind_the_back_of_wh
     assert billing.calls == 1
 
 
+@pytest.mark.parametrize("header", [{"X": "a\nb"}, {"X": "ž"}, {"X": 5}, {"X": None}, {"X ": "a"}, {"X-ž": "a"}])
+def test_a_header_that_cannot_be_sent_is_told_and_not_quoted(header):
+    billing = opened([])
+    with pytest.raises(Refused, match="a header cannot be sent: each name has to be") as caught:
+        billing.at().get("/plans", headers=header)
+    assert "ž" not in str(caught.value)
+
+
 def test_a_request_that_cannot_be_sent_says_nothing_of_a_backend_that_is_left_alone():
     billing = opened(lambda _: answer(status=503), retries=0)
     for _ in range(11):

@@ -19,7 +19,7 @@ from worker.backends.budget import RetryBudget
 from worker.backends.calls import Call, Result
 from worker.backends.limits import LONGEST_WAIT, Clock, Limits, Sleep
 from worker.backends.origin import elsewhere, locate
-from worker.backends.prepare import prepare
+from worker.backends.prepare import Unsendable, prepare
 from worker.backends.route import Route
 from worker.backends.transport import ClosedMeanwhile, CurlAdapter, CutOff, UnderWay
 from worker.backends.unfold import BodyTooLong
@@ -149,9 +149,10 @@ class Http:
     def _prepare(self, call: Call, url: str, ticket: Ticket | None) -> requests.PreparedRequest:
         try:
             request = prepare(call, url)
-        except (TypeError, ValueError):
-            # Without its cause, which quotes the URL or the header.
-            raise Refused(self.name, "the request's method, path, parameters or headers cannot be sent") from None
+        except Unsendable as error:
+            raise Refused(self.name, str(error)) from None
+        except (TypeError, ValueError):  # its cause would quote the URL
+            raise Refused(self.name, "the request's path or parameters cannot be sent") from None
         return ticket(request) if ticket else request
 
     def _follow(self, request: requests.PreparedRequest, meter: Meter, *, stream: bool = False) -> requests.Response:

@@ -26,6 +26,10 @@ _METHOD = re.compile(r"[A-Z]+(?:-[A-Z]+)*", re.ASCII)
 _FIELD = re.compile(r"[\w!#$%&'*+.^`|~-]+\n(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 
 
+class Unsendable(ValueError):
+    """What of a call cannot be sent, and why, without quoting it."""
+
+
 class _Request(requests.PreparedRequest):
     """One that is prepared here: without the parent's hooks and cookies, which nobody asks for."""
 
@@ -36,15 +40,17 @@ class _Request(requests.PreparedRequest):
 
 
 def prepare(call: Call, url: str) -> requests.PreparedRequest:
-    """The request for a call whose path means ``url``; raises ``ValueError``, which may quote what is wrong."""
+    """The request for a call whose path means ``url``.
+
+    Raises ``Unsendable``, or another ``ValueError`` or a ``TypeError``, which may quote what is wrong.
+    """
     if call.method not in _METHODS and not _METHOD.fullmatch(call.method):
-        raise ValueError("the method cannot be sent")
+        raise Unsendable("the request's method is none that could be sent")
     request = _Request(call.method, _COMMON.copy(), call.body)
     if call.headers:
         for name, value in call.headers.items():
             request.headers[name] = value
-        if not all(map(_FIELD.fullmatch, map("\n".join, call.headers.items()))):
-            raise ValueError("a header cannot be sent")
+        _check_headers(call.headers)
     if _QUOTED.fullmatch(url) and isinstance(call.params, _PLAIN):
         query = [f"{_quoted_name(name)}={_quoted(value)}" for name, value in pairs(call.params or {})]
         request.url = f"{url}?{'&'.join(query)}" if query else url
@@ -53,6 +59,16 @@ def prepare(call: Call, url: str) -> requests.PreparedRequest:
     if call.body is not None or call.method not in ("GET", "HEAD"):
         request.prepare_content_length(call.body)
     return request
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    try:
+        sendable = all(map(_FIELD.fullmatch, map("\n".join, headers.items())))
+    except TypeError:
+        sendable = False
+    if not sendable:
+        what = "each name has to be a token of ASCII, each value a text of one line in Latin-1, with no blank before it"
+        raise Unsendable(f"a header cannot be sent: {what}")
 
 
 def _quoted(value: Any) -> str:
