@@ -148,6 +148,18 @@ def test_a_full_queue_is_asked_again_in_order_until_there_is_room(broker, operat
     assert {end for _, end in post.ends(4)} == {Sent.CONFIRMED}
 
 
+def test_a_message_that_is_too_large_for_the_broker_is_told_as_that(broker_url, operator, rabbitmq_server):
+    operator.queue_declare("q", durable=True)
+    rabbitmq_server.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
+    try:
+        with connected(broker_url) as broker:
+            post = Post(broker)
+            ends = {post.send("q", body=bytes(1001)): Sent.TOO_LARGE, post.send("q", bytes(1000)): Sent.CONFIRMED}
+            assert dict(post.ends(2)) == ends
+    finally:
+        rabbitmq_server.ctl("eval", "application:unset_env(rabbit, max_message_size).")
+
+
 def test_a_queue_that_was_full_is_told_from_one_whose_limit_was_taken_away(broker, operator, rabbitmq_server):
     """A quorum queue says no for ever to the channel that it once refused, until its limit is another one."""
     operator.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})

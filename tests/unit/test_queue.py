@@ -411,7 +411,17 @@ def test_a_full_queue_of_replies_is_an_outage_and_makes_no_dead_letter(hire, twi
     assert twin.published["orders.retry.4"]
 
 
-@pytest.mark.parametrize("how", [Sent.RETURNED, Sent.REFUSED])
+def test_a_reply_that_is_too_large_for_the_broker_makes_a_dead_letter(hire, twin):
+    twin.refusing["replies"] = Sent.TOO_LARGE
+    worker = hire()
+    worker.ask({"n": 1})
+    worker.turn()
+    (letter,) = twin.published["orders.dead"]
+    assert "raise the broker's max_message_size" in letter.headers["x-longshore-detail"]
+    assert twin.unsettled("orders") == 0
+
+
+@pytest.mark.parametrize("how", [Sent.RETURNED, Sent.REFUSED, Sent.TOO_LARGE])
 def test_a_dead_letter_that_nobody_takes_leaves_the_message_where_it_is(hire, twin, how):
     worker = hire(act=raising(DeliveryError("useless")))
     twin.refusing["orders.dead"] = how

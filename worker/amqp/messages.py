@@ -97,4 +97,5 @@ class Sent(Enum):
     CONFIRMED = "confirmed"  # the broker has it, on disk in all durable queues that it went to
     RETURNED = "returned"  # no queue takes it
     REFUSED = "refused"  # the broker has said no each time (a full queue, mostly)
+    TOO_LARGE = "too large"  # for the broker, whatever the queue: its max_message_size
     UNKNOWN = "unknown"  # the connection was closed for good before the broker had said anything

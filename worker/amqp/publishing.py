@@ -23,6 +23,7 @@ MOST_MESSAGES = 2_000
 MOST_BYTES = 32 << 20
 LONGEST_HOLD_SECONDS = 5.0
 NOT_FOUND, CONNECTION_FORCED, INTERNAL_ERROR = 404, 320, 541
+_TOO_LARGE = "PRECONDITION_FAILED - message size"
 
 Done = Callable[[Sent], None]
 """Told once what became of a message, on the loop's thread: it must not wait."""
@@ -121,7 +122,7 @@ class Publisher:
                 item = was_sent.pop()
                 self._suspects = 0
                 self._backoff.reset()  # it was the message, not the broker
-                self._settle(item, Sent.RETURNED if error.code in (NOT_FOUND, INTERNAL_ERROR) else Sent.REFUSED)
+                self._settle(item, _end(error))
         for item in was_sent:
             item.returned = False
         self._waiting.extendleft(reversed(was_sent))
@@ -240,3 +241,10 @@ class Publisher:
         with suppress(IndexError):  # the end; or somebody who hands one over just now has been here, too
             while True:
                 self._settle(self._waiting.popleft(), Sent.UNKNOWN)
+
+
+def _end(error: Declined) -> Sent:
+    """Of the message that the broker has closed the channel for."""
+    if error.code in (NOT_FOUND, INTERNAL_ERROR):
+        return Sent.RETURNED
+    return Sent.TOO_LARGE if _TOO_LARGE in error.said else Sent.REFUSED

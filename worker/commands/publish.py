@@ -177,6 +177,8 @@ class _Exchange:
             yield event
         elif event is Sent.RETURNED:
             raise Unavailable("amqp", f"there is no queue named {name}; `longshore run` declares those of its jobs")
+        elif event is Sent.TOO_LARGE:
+            raise Unavailable("amqp", "the message is larger than the broker takes; raise its max_message_size")
         elif event is not Sent.CONFIRMED:
             raise Unavailable("amqp", f"the queue {name} does not take the message: it may be full")
         elif not self._request.reply_to:

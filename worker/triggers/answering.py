@@ -21,6 +21,10 @@ from worker.triggers.requests import Request
 UNROUTABLE_TIMES = 3  # how often a reply that nobody takes is tried
 UNMOVED_SECONDS = TROUBLE_SECONDS + 2.0  # for how long it counts that a message could not be moved: it comes again
 
+_TOO_LARGE = (
+    "its reply is larger than the broker takes; send fewer rows at once, or raise the broker's max_message_size"
+)
+
 RestoreQueues = Callable[[str, Callable[[], None]], None]
 """Declares all that belongs to a queue again, and then calls."""
 
@@ -92,6 +96,9 @@ class Answering:
             self._not_answered(request, message, how)
 
     def _not_answered(self, request: Request, message: Message, sent: Sent) -> None:
+        if sent is Sent.TOO_LARGE:
+            self.bury(request, message, too_large := DeliveryError(_TOO_LARGE), too_large.detail)
+            return
         times = letters.header(message, letters.UNROUTABLE) + 1
         if sent is Sent.RETURNED and times >= UNROUTABLE_TIMES:
             error = letters.Unroutable("no queue takes its reply; make the queue that it asks for, or set reply_queue")
@@ -178,4 +185,6 @@ class Answering:
 def _unmoved(to: str, how: Sent) -> str:
     if how is Sent.RETURNED:
         return f"there is no queue {to}, which its message has to go to; declare it"
+    if how is Sent.TOO_LARGE:
+        return f"the broker takes no message as large as one for {to}; raise its max_message_size again"
     return f"the queue {to} takes no message; make room in it, or raise its limit"
