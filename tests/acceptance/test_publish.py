@@ -129,7 +129,7 @@ def test_what_goes_wrong_is_said_with_what_to_do(longshore, queue_project, broke
         assert "Traceback" not in done.stderr
 
 
-def test_an_asker_who_may_only_send_is_told_at_once_that_there_can_be_no_reply(
+def test_an_asker_who_may_not_do_all_of_it_is_told_at_once_what_is_missing(
     longshore, queue_project, rabbitmq_server, broker_url
 ):
     with connected(broker_url) as broker:
@@ -142,6 +142,10 @@ def test_an_asker_who_may_only_send_is_told_at_once_that_there_can_be_no_reply(
     done = longshore("publish", "q", "client.json", "--wait", "--timeout", 3600, cwd=queue_project)
     assert done.returncode == 1
     assert "let this user declare it and read it, or leave --wait out" in done.stderr
+    rabbitmq_server.ctl("set_permissions", "-p", rabbitmq_server.vhost, "asker", "", "", "")
+    done = longshore("publish", "q", "client.json", cwd=queue_project)
+    assert done.returncode == 1
+    assert "it may be full, or this user may not write" in done.stderr
 
 
 def test_what_failed_is_said_to_be_a_dead_letter_and_why(longshore, queue_project, broker_url):

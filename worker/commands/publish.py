@@ -180,7 +180,9 @@ class _Exchange:
         elif event is Sent.TOO_LARGE:
             raise Unavailable("amqp", "the message is larger than the broker takes; raise its max_message_size")
         elif event is not Sent.CONFIRMED:
-            raise Unavailable("amqp", f"the queue {name} does not take the message: it may be full")
+            raise Unavailable(
+                "amqp", f"the queue {name} does not take the message: it may be full, or this user may not write"
+            )
         elif not self._request.reply_to:
             self._under_way -= 1
             counted()

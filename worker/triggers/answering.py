@@ -187,4 +187,4 @@ def _unmoved(to: str, how: Sent) -> str:
         return f"there is no queue {to}, which its message has to go to; declare it"
     if how is Sent.TOO_LARGE:
         return f"the broker takes no message as large as one for {to}; raise its max_message_size again"
-    return f"the queue {to} takes no message; make room in it, or raise its limit"
+    return f"the queue {to} takes no message; make room in it, raise its limit, or let this user write"
