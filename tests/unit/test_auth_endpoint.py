@@ -27,6 +27,11 @@ def test_a_token_response_becomes_a_token():
     assert (token.access_token, token.lifetime, token.expires) == (GOOD["access_token"], 300, 310)
 
 
+def test_a_byte_order_mark_before_a_token_response_is_passed_over():
+    good = answer(**GOOD)
+    assert read(Answer(good.status, good.headers, b"\xef\xbb\xbf" + good.body)) == read(good)
+
+
 @pytest.mark.parametrize("token_type", ["bearer", "BEARER"])
 def test_the_token_type_may_be_in_any_case(token_type):
     assert read(answer(**GOOD | {"token_type": token_type})).token_type == token_type

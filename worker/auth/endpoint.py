@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from typing import Any
 
 from worker import exact_json
@@ -56,7 +57,7 @@ def read_token(auth: str, answer: Answer, *, sent: float, scopes: tuple[str, ...
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        parsed = exact_json.loads(body)
+        parsed = exact_json.loads(body.removeprefix(BOM_UTF8))
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
