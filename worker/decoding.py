@@ -87,7 +87,8 @@ def _buffered(raw: object) -> io.BufferedReader[io.RawIOBase]:
 
 def _refuse_what_is_not_text(head: bytes) -> None:
     if not head:
-        raise DeliveryError("the file is empty (0 bytes)")
+        what = "the file is empty (0 bytes); a sender that makes it before it has the data"
+        raise DeliveryError(f"{what} has to write it under another name, and rename it")
     found = [what for magic, what in _NOT_TEXT.items() if head.startswith(magic)]
     found += [what for begins, what in _OTHER_TEXT.items() if begins.match(head.removeprefix(codecs.BOM_UTF8))]
     if found:

@@ -266,6 +266,10 @@ def test_a_damaged_gzip_file_is_found_before_its_first_row(damage, tmp_path):
         next(tables.read(path, Reading()))
 
 
+def test_an_empty_file_is_told_what_its_sender_may_have_meant():
+    assert "write it under another name, and rename it" in reason(b"")
+
+
 def test_a_gzip_file_that_unpacks_to_too_much_is_refused(monkeypatch):
     monkeypatch.setattr(decoding, "UNPACKED_LIMIT", 1000)
     assert "more than 1000 bytes" in reason(gzip.compress(b"a\n" * 600))
