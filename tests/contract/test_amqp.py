@@ -11,6 +11,7 @@ import pika
 import pytest
 from contract.amqp import PATIENCE, Post, connected, inbox, settings
 from pika.adapters.select_connection import EPollPoller
+from servers.rabbitmq import PASSWORD
 from structlog.testing import capture_logs
 
 from worker.amqp import Broker, QueueTopology, Sent, probe
@@ -375,6 +376,20 @@ def test_a_look_says_at_once_which_queues_of_operations_are_missing(broker_url, 
         probe(settings(broker_url), both)
     said = [str(problem).partition(";")[0] for problem in refused.value.problems]
     assert said == [f"broker: {name}.dead, {name}.retry.5: the queues are not there" for name in ("q", "answers")]
+
+
+def test_a_look_refuses_a_user_who_may_not_write(broker_url, operator, rabbitmq_server):
+    rabbitmq_server.ctl("add_user", "reader", PASSWORD)
+    rabbitmq_server.ctl("set_permissions", "-p", "/", "reader", ".*", "^$", ".*")
+    url = rabbitmq_server.url(user="reader")
+    with pytest.raises(ConfigError, match="this user may not write to queues; let it write to the default exchange"):
+        probe(settings(url), [QueueTopology("q")])
+    assert probe(settings(url)).product
+
+
+def test_a_look_at_a_broker_that_takes_no_messages_just_now_finds_it_usable(broker_url, operator, rabbitmq_server):
+    with rabbitmq_server.alarm():
+        assert "q" in probe(settings(broker_url), [QueueTopology("q")]).missing
 
 
 # Addresses
