@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -82,8 +81,6 @@ def loads_as_python(data: bytes) -> Any:
 
 def fault(text: bytes) -> str:
     """Why ``loads``, or ``read_value``, refuses this, as the end of a sentence about it that quotes nothing of it."""
-    if text.startswith(BOM_UTF8):
-        return "begins with a byte order mark, which JSON must not (RFC 8259 section 8.1)"
     try:
         _diagnosing.decode(text.decode())
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zlib
+from codecs import BOM_UTF8  # may be passed over (RFC 8259 section 8.1)
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +65,10 @@ class Body:
         return "" if encoding in _UNFOLDED else encoding
 
     @property
+    def _json(self) -> bytes:
+        return self.data.removeprefix(BOM_UTF8)
+
+    @property
     def form(self) -> Literal["table", "array", "object"]:
         """How its rows stand in it."""
         if not self._form:
@@ -72,7 +77,7 @@ class Body:
 
     def _look(self) -> Literal["table", "array", "object"]:
         is_table = self.content_type not in _JSON and _is_table(self.content_type)  # the usual ones are spared the rest
-        first = self.data.lstrip(_WHITE)[:1]
+        first = self._json.lstrip(_WHITE)[:1]
         if not first:
             raise DeliveryError("its body is empty; send a JSON object, a JSON array, or CSV with a header")
         if is_table:
@@ -88,9 +93,9 @@ class Body:
 
     def _object(self) -> Chunk:
         try:
-            value = exact_json.loads(self.data)
+            value = exact_json.loads(self._json)
         except ValueError:
-            raise _not_json(self.data) from None
+            raise _not_json(self._json) from None
         if not isinstance(value, dict):
             raise DeliveryError("its body is a single JSON value; send a JSON object, or a JSON array of them")
         row = Row(value, 0, 1)
@@ -99,11 +104,11 @@ class Body:
 
     def _array(self, reading: Reading) -> Iterator[Chunk]:
         try:
-            text = self.data.decode()
+            text = self._json.decode()
             for _ in _elements(text):  # all of it, before any backend hears of it
                 pass
         except (ValueError, RecursionError):
-            raise _not_json(self.data) from None
+            raise _not_json(self._json) from None
         found = _elements(text)
         start = 0
         while values := list(islice(found, reading.chunk_rows)):
