@@ -51,6 +51,7 @@ class Talks:
         self._gone = gone
         self._then = then
         self._begun: SimpleQueue[Talk | None] = SimpleQueue()
+        self._taken: SimpleQueue[Talk | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._started = False
 
@@ -60,14 +61,20 @@ class Talks:
         self._thread.start()
 
     def begin(self, talk: Talk) -> None:
-        """Hold it; not before the last one is over."""
+        """Hold it; not before the last one is over.
+
+        Where another thread holds it, that one is waited for: it needs Python's lock to begin, and whoever began the
+        talk has a good deal to do with that.
+        """
         if self._started:
             self._begun.put(talk)
+            self._taken.get()
         else:
             talk.hold(self._ledger, self._gone)
 
     def _work(self) -> None:
         while talk := self._begun.get():
+            self._taken.put(talk)
             talk.hold(self._ledger, self._gone)
             self._then()
 
