@@ -130,11 +130,14 @@ class _Stream(Generic[Item, Result]):
 
 
 class Pool:
-    """At most ``threads`` items are worked on at once; they go round the streams in turn."""
+    """At most ``threads`` items are worked on at once; they go round the streams in turn.
+
+    ``cores`` places the threads, and whatever others take turns with them at Python's lock.
+    """
 
     def __init__(self, threads: int, cores: Cores | None = None) -> None:
         self._inside = threading.local()
-        self._cores = cores or Cores()
+        self.cores = cores or Cores()
         self._size = threads
         self._ahead = max(threads, ITEMS_AHEAD)
         self._threads: list[threading.Thread] = []
@@ -179,7 +182,7 @@ class Pool:
             yield from self._collect(stream, iter(chunks), hurry)
         finally:
             self._abandon(stream, hurry)
-            self._cores.leave()
+            self.cores.leave()
         if stream.error:
             raise stream.error
 
@@ -211,8 +214,8 @@ class Pool:
     ) -> Iterator[list[Result]]:
         while True:
             stream.wake.clear()
-            self._cores.look()
-            stream.look(core_is_full=self._cores.is_full)
+            self.cores.look()
+            stream.look(core_is_full=self.cores.is_full)
             if self._given_up:
                 with self._lock:
                     stream.fail(Stopping("the worker has stopped; the next start goes on from here"))
@@ -263,7 +266,7 @@ class Pool:
 
     def _serve(self) -> None:
         self._inside.of_a_thread = True
-        self._cores.join()
+        self.cores.join()
         call = threading.Lock()
         call.acquire()
         lane: Lane[Any] | None = None

@@ -72,12 +72,13 @@ class Queues:
             self.messages,
             consumed,
             hands,
+            self.pool.cores,
             self.gone,
             work=self.settings.work,
             lease=worker.lease_seconds,
             stop=self.stop,
         )
-        broker.start()
+        broker.start(self.pool.cores.join)
         self.fleet.listen(broker.news)
         queue.start()
         try:

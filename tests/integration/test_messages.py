@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from acceptance.order_server import OrderServer
@@ -40,6 +41,17 @@ def test_an_object_is_answered_with_the_result_a_rejection_or_nothing(worker, as
     assert asker.body(skipped) == {}
     assert asker.types() == {"result": 1, "rejected": 1, "skipped": 1}
     assert asker.length("orders") == asker.length("orders.dead") == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system does not place threads")
+@pytest.mark.usefixtures("asker")
+def test_the_threads_that_messages_pass_through_are_placed_with_those_that_run_them(worker):
+    def placed(process):
+        threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
+        return sum(os.sched_getscheduler(thread) == os.SCHED_BATCH for thread in threads)
+
+    with worker().running() as process:
+        wait_for(lambda: placed(process) >= len(("broker", "ledger", "messages")), process)
 
 
 def test_many_rows_are_answered_at_once_and_counted(worker, asker):

@@ -76,7 +76,7 @@ class Hands:
 class Worker:
     """One worker; ``act`` is what its job does, ``gone`` the owners that it takes for dead."""
 
-    def __init__(self, folder, twin, *, owner="one", act=dict, gone=(), **settings):
+    def __init__(self, folder, twin, *, owner="one", act=dict, gone=(), cores=None, **settings):
         @job(queue="orders", **settings)
         def order(row, ctx):
             self.ran.append(dict(row))
@@ -108,6 +108,7 @@ class Worker:
             self.ledger.messages,
             [self.consumed],
             self.hands,
+            cores or self.pool.cores,
             lambda name: name in gone,
             work=folder / "work",
             lease=30,
@@ -188,6 +189,31 @@ def test_a_message_without_a_correlation_id_is_named_by_its_message_id(hire, twi
     worker.ask({"n": 1})
     worker.turn()
     assert twin.published["replies"][0].correlation_id == "one"
+
+
+class Company:
+    def __init__(self):
+        self.joined, self.looked = set(), set()
+
+    def join(self):
+        self.joined.add(threading.current_thread().name)
+
+    def look(self):
+        self.looked.add(threading.current_thread().name)
+
+
+def test_the_threads_that_decide_and_write_down_are_placed_with_those_that_run_the_messages(hire, twin):
+    company = Company()
+    worker = hire(cores=company)
+    worker.hands.hold()
+    worker.queue.start()
+    worker.take_over()
+    wait_for(lambda: company.joined == {"messages", "ledger"})
+    worker.ask({"n": 1})
+    twin.deliver("orders")
+    wait_for(lambda: company.looked == {"messages"})
+    worker.hands.go_on()
+    worker.queue.stop()
 
 
 def test_several_results_of_an_object_are_an_array(hire):

@@ -74,8 +74,9 @@ class Broker:
         """That it is away, or is there again, where that was not told yet; called by one thread."""
         return None if self._closing.is_set() else self._news.of(self.state)
 
-    def start(self) -> None:
-        """Begin to connect."""
+    def start(self, first: Callable[[], None] = lambda: None) -> None:
+        """Begin to connect; its thread calls ``first`` before."""
+        self._loop.wake(first)
         self._loop.wake(lambda: self._use("publishing", self._publisher))
         self._thread.start()
 

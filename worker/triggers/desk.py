@@ -15,6 +15,7 @@ from typing import Protocol
 
 from worker import log
 from worker.amqp import Message
+from worker.cores import Cores
 from worker.errors import Paused
 from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.begun import Begun
@@ -57,13 +58,14 @@ class Office(Protocol):
 class Desk:
     """Takes messages as they come and ends as they are reached; ``gone`` says whether an owner lives no more.
 
-    Nothing is begun once ``stop`` is set.
+    Nothing is begun once ``stop`` is set. Its threads are placed with those that run the messages, by ``cores``.
     """
 
     def __init__(
         self,
         ledger: Messages,
         office: Office,
+        cores: Cores,
         gone: Callable[[str], bool],
         stop: threading.Event,
         *,
@@ -72,6 +74,7 @@ class Desk:
     ) -> None:
         self._ledger = ledger
         self._office = office
+        self._cores = cores
         self._stop = stop
         self._clock = clock
         self._arrived: deque[Message] = deque()
@@ -101,7 +104,7 @@ class Desk:
 
     def start(self) -> None:
         """Begin."""
-        self._talks.start()
+        self._talks.start(self._cores.join)
         self._thread.start()
 
     def put(self, messages: list[Message]) -> None:
@@ -189,9 +192,12 @@ class Desk:
         return [*left, *self._arrived]
 
     def _work(self) -> None:
+        self._cores.join()
         while not self._over:
             self._woken.wait(NUDGE_SECONDS if self._running else LOOK_SECONDS / 4)
             self._woken.clear()
+            if self._running:
+                self._cores.look()
             self._turn_safely()
 
     def _turn_safely(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from worker import exact_json, log
 from worker.amqp import Broker, Consumption, Message
+from worker.cores import Cores
 from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, sentence
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
@@ -60,6 +61,7 @@ class Queue:
         ledger: Messages,
         consumed: Iterable[Consumed],
         hands: Hands,
+        cores: Cores,
         gone: Callable[[str], bool],
         *,
         work: Path,
@@ -73,7 +75,7 @@ class Queue:
         self._hands = hands
         self._work = work
         self._clock = clock
-        self._desk = Desk(ledger, self, gone, stop, lease=lease, clock=clock)
+        self._desk = Desk(ledger, self, cores, gone, stop, lease=lease, clock=clock)
         self._nameless = Nameless(lambda queue, sha256: ledger.left_behind(queue, sha256, gone))
         self._consumptions: dict[str, Consumption] = {}
         self._answering = Answering(

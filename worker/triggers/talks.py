@@ -52,12 +52,12 @@ class Talks:
         self._then = then
         self._begun: SimpleQueue[Talk | None] = SimpleQueue()
         self._taken: SimpleQueue[Talk | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._started = False
 
-    def start(self) -> None:
-        """From now on, talks are held elsewhere."""
+    def start(self, first: Callable[[], None]) -> None:
+        """From now on, talks are held elsewhere, by a thread that calls ``first`` before."""
         self._started = True
+        self._thread = threading.Thread(target=self._work, args=(first,), name="ledger", daemon=True)
         self._thread.start()
 
     def begin(self, talk: Talk) -> None:
@@ -72,7 +72,8 @@ class Talks:
         else:
             talk.hold(self._ledger, self._gone)
 
-    def _work(self) -> None:
+    def _work(self, first: Callable[[], None]) -> None:
+        first()
         while talk := self._begun.get():
             self._taken.put(talk)
             talk.hold(self._ledger, self._gone)
