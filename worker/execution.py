@@ -61,7 +61,7 @@ class Execution:
         is_done = self._is_done
         if self._job.frame:
             return [] if all(map(is_done, range(chunk.start, chunk.start + chunk.size))) else [chunk]
-        rows: list[Row | Outcome] = [*chunk.wrong, *chunk.rows]
+        rows: Sequence[Row | Outcome] = [*chunk.wrong, *chunk.rows] if chunk.wrong else chunk.rows
         return [row for row in rows if not is_done(row.index)]
 
     def work(self, unit: Unit) -> list[Outcome]:

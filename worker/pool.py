@@ -163,18 +163,6 @@ class Pool:
         The first exception, of ``work``, of ``chunks`` or of the caller, ends it: ``hurry`` is called, so that what is
         under way can come to an end; that is yielded, the rest is left, and the exception raised.
         """
-        if getattr(self._inside, "of_a_thread", False):  # it works them off itself: it would wait for its own kind
-            return ([work(item)] for items in chunks for item in items)
-        return self._run(work, chunks, limit, held_up, hurry)
-
-    def _run(
-        self,
-        work: Callable[[Item], Result],
-        chunks: Iterable[Sequence[Item]],
-        limit: int | None,
-        held_up: Sequence[Narrow],
-        hurry: Callable[[], None],
-    ) -> Iterator[list[Result]]:
         stream: _Stream[Item, Result] = _Stream(work, limit, held_up)
         with self._lock:
             self._streams.append(stream)
@@ -185,6 +173,11 @@ class Pool:
             self.cores.leave()
         if stream.error:
             raise stream.error
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of these: it must ``run`` nothing, as it would wait for its own kind."""
+        return getattr(self._inside, "of_a_thread", False)
 
     def lane(
         self, work: Callable[[Item], None], *, rest: Callable[[], None] = lambda: None, limit: int | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from worker import log
@@ -103,19 +104,35 @@ class Runner:
         context = DeliveryContext(delivery, self._backends, self._memory.load, self._stop.part)
         delivery.hurry = context.hurry
         execution = Execution(job, context, part.is_done)
+        if self._pool.is_here:
+            self._run_here(delivery, job, execution, part)
+        else:
+            self._run_on_pool(delivery, job, execution, part, context.hurry)
 
-        def work(unit: Unit) -> list[Outcome]:
-            self._go_on(delivery)
-            outcomes = execution.work(unit)
-            self._be_in_time()
-            return outcomes
+    def _run_here(self, delivery: Delivery, job: Job[..., Any], execution: Execution, part: Part) -> None:
+        """On this thread of the pool's, which would wait for its own kind: mostly there is but one row."""
+        for chunk in delivery.read(Reading(job.encoding, job.delimiter, self._chunk_rows)):
+            for unit in execution.units(chunk):
+                self._keep(delivery, part, self._run_unit(delivery, execution, unit))
 
+    def _run_on_pool(
+        self, delivery: Delivery, job: Job[..., Any], execution: Execution, part: Part, hurry: Callable[[], None]
+    ) -> None:
+        work = partial(self._run_unit, delivery, execution)
         reading = Reading(job.encoding, job.delimiter, self._chunk_rows, lambda: self._ask(delivery, execution))
         units, held_up = map(execution.units, delivery.read(reading)), delivery.meter.held_up
-        for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=context.hurry):
-            outcomes = [outcome for some in done for outcome in some]
-            part.append(outcomes)
-            self._watcher.progressed(delivery, outcomes)
+        for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=hurry):
+            self._keep(delivery, part, [outcome for some in done for outcome in some])
+
+    def _run_unit(self, delivery: Delivery, execution: Execution, unit: Unit) -> list[Outcome]:
+        self._go_on(delivery)
+        outcomes = execution.work(unit)
+        self._be_in_time()
+        return outcomes
+
+    def _keep(self, delivery: Delivery, part: Part, outcomes: Sequence[Outcome]) -> None:
+        part.append(outcomes)
+        self._watcher.progressed(delivery, outcomes)
 
     def _ask(self, delivery: Delivery, execution: Execution) -> Iterator[Mapping[str, Any]]:
         for row in execution.source():

@@ -558,16 +558,11 @@ def test_a_lane_whose_items_are_over_at_once_lets_no_second_thread_in_unless_one
     assert lane.ready
 
 
-def test_a_thread_of_the_pool_that_has_items_of_its_own_works_them_off_itself(opened):
-    pool, results, over = opened(1), [], threading.Event()
-
-    def work(item):
-        results.extend(chain.from_iterable(pool.run(lambda inner: inner + item, [[1, 2], [3]])))
-        over.set()
-
-    pool.lane(work).put([10])
+def test_a_thread_knows_whether_it_is_one_of_the_pools(opened):
+    pool, found, over = opened(1), [], threading.Event()
+    pool.lane(lambda _: found.append(pool.is_here), rest=over.set).put([1])
     assert over.wait(SECONDS)
-    assert results == [11, 12, 13]
+    assert [*found, pool.is_here] == [True, False]
 
 
 def test_what_comes_now_and_then_is_always_for_the_thread_that_has_rested_the_shortest(opened):

@@ -134,6 +134,17 @@ def test_every_row_has_an_outcome_and_the_delivery_is_settled(run):
     assert story.watched.told == story.part.outcomes
 
 
+def test_what_a_thread_of_the_pool_has_to_run_is_run_by_itself(stop):
+    stories, over = [], threading.Event()
+    with Pool(1) as pool:
+        tell = pool.lane(lambda chunks: stories.append(Story(pool, stop, echo, chunks)), rest=over.set)
+        tell.put([[chunk(0, 2), chunk(2, 1)]])
+        assert over.wait(SECONDS)
+    (story,) = stories
+    assert (story.error, story.indexes, story.part.commits) == (None, [0, 1, 2], 1)
+    assert story.watched.told == story.part.outcomes
+
+
 def test_what_rows_come_to_when_their_calls_were_cut_off_does_not_count(run, stop):
     @job(files="clients*.csv", concurrency=1)
     def falls_back(row, ctx):
