@@ -202,13 +202,13 @@ class Company:
         self.looked.add(threading.current_thread().name)
 
 
-def test_the_threads_that_decide_and_write_down_are_placed_with_those_that_run_the_messages(hire, twin):
+def test_the_thread_that_decides_is_placed_with_those_that_run_the_messages(hire, twin):
     company = Company()
     worker = hire(cores=company)
     worker.hands.hold()
     worker.queue.start()
     worker.take_over()
-    wait_for(lambda: company.joined == {"messages", "ledger"})
+    wait_for(lambda: company.joined == {"messages"})
     worker.ask({"n": 1})
     twin.deliver("orders")
     wait_for(lambda: company.looked == {"messages"})
@@ -699,31 +699,6 @@ def test_what_was_handed_out_and_has_not_begun_goes_back_when_the_worker_stops(h
     worker.queue._desk.start()
     worker.queue.stop()
     assert (worker.ran, len(twin.queues["orders"])) == ([], 5)
-
-
-def test_while_the_ledger_takes_its_time_messages_that_need_none_are_settled(hire, twin, monkeypatch):
-    worker, record = hire(), Messages.record
-    writing, go_on = threading.Event(), threading.Event()
-
-    def slow(*said):
-        writing.set()
-        assert go_on.wait(SECONDS)
-        return record(*said)
-
-    monkeypatch.setattr(Messages, "record", slow)
-    worker.queue._desk.start()
-    worker.ask({"n": 1}, "1")
-    twin.deliver("orders")
-    assert writing.wait(SECONDS)
-    worker.ask(b"x" * 2000, "2")
-    twin.deliver("orders")
-    wait_for(lambda: worker.dead)
-    assert worker.ran == []
-    go_on.set()
-    wait_for(lambda: worker.replies)
-    worker.queue.stop()
-    assert worker.replies == [("result", {"n": 1})]
-    assert twin.unsettled("orders") == 0
 
 
 def test_what_ends_while_the_ledger_is_away_is_written_down_once_it_is_back(hire, twin, monkeypatch):

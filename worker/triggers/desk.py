@@ -1,4 +1,4 @@
-"""The one thread that decides about messages: all that comes up during a talk with the ledger goes into the next one.
+"""The one thread that talks to the ledger about messages: all that comes up during a talk goes into the next one.
 
 A message that was under way when a worker died is run with nothing else beside it, so that if it is what killed that
 one, it does not take others with it; each death is counted before it can happen again.
@@ -21,13 +21,16 @@ from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.begun import Begun
 from worker.triggers.every import Every
 from worker.triggers.requests import Request
-from worker.triggers.talks import Ended, Talk, Talks
 
 AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
 LOOK_SECONDS = 1.0  # how often the ledger is asked about what another worker is at
 NUDGE_SECONDS = 0.02
 PRUNE_SECONDS = 60.0
 TROUBLE_SECONDS = 5.0  # before a message goes back that nothing could be done with
+
+
+Ended = tuple[Request, Note, Callable[[], None]]
+"""A request whose run is over, what is to be written down of it, and what follows once that is durable."""
 
 
 class Office(Protocol):
@@ -58,7 +61,7 @@ class Office(Protocol):
 class Desk:
     """Takes messages as they come and ends as they are reached; ``gone`` says whether an owner lives no more.
 
-    Nothing is begun once ``stop`` is set. Its threads are placed with those that run the messages, by ``cores``.
+    Nothing is begun once ``stop`` is set. Its thread is placed with those that run the messages, by ``cores``.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Desk:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
+        self._gone = gone
         self._office = office
         self._cores = cores
         self._stop = stop
@@ -91,8 +95,6 @@ class Desk:
         self._returned: deque[Request] = deque()
         self._timers: deque[tuple[float, Callable[[], None]]] = deque()
         self._woken = threading.Event()
-        self._talks = Talks(ledger, gone, self._woken.set)
-        self._talk: Talk | None = None  # that was begun, and not heard of yet
         self._heartbeats = Every(lease / 3, clock)
         self._prunings = Every(PRUNE_SECONDS, clock)
         self._nudges = Every(NUDGE_SECONDS, clock)
@@ -104,7 +106,6 @@ class Desk:
 
     def start(self) -> None:
         """Begin."""
-        self._talks.start(self._cores.join)
         self._thread.start()
 
     def put(self, messages: list[Message]) -> None:
@@ -182,8 +183,7 @@ class Desk:
         self._over = True
         self._woken.set()
         self._thread.join()
-        self._talks.close()
-        self._turn_safely()  # hears of the last talk, and says the rest
+        self._turn_safely()  # says the rest
         try:
             self._ledger.release()
         except Paused as trouble:  # nothing is lost: the leases end by themselves
@@ -208,7 +208,7 @@ class Desk:
             time.sleep(LOOK_SECONDS)
 
     def turn(self) -> None:
-        """Begin a talk with the ledger about all that came up, unless the last one is not over, and hear of that."""
+        """Talk with the ledger about all that came up, and act on what it says."""
         self._ring()
         while self._arrived:
             message = self._arrived.popleft()
@@ -218,7 +218,7 @@ class Desk:
                 self._bungled([message], bug)
         self._take_back()
         try:
-            self._talk_on()
+            self._talk()
             self._hand_out()
             self._keep()
         except Paused as trouble:
@@ -231,37 +231,25 @@ class Desk:
         if self._nudges.due():
             self._office.nudge()
 
-    def _talk_on(self) -> None:
-        last = self._talk
-        if last and not last.over:
-            return
-        self._talk = self._begin_talk()  # which goes on while the last one is heard
-        if last:
-            self._hear(last)
-            if self._suspects:  # they wait for the last talk as well
-                self._woken.set()
-        if self._talk and self._talk.over:
-            talk, self._talk = self._talk, None
-            self._hear(talk)
-
-    def _begin_talk(self) -> Talk | None:
+    def _talk(self) -> None:
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         wanted = ended or not self._running or self._has_room(request.message for request in self._unclaimed)
         claims = self._next_claims() if wanted else []
         if not (claims or ended):
-            return None
-        talk = Talk(claims, ended, alone=self._alone is not None)
-        self._talks.begin(talk)
-        return talk
-
-    def _hear(self, talk: Talk) -> None:
+            return
+        alone, notes = self._alone is not None, [note for _, note, _ in ended]
         try:
-            standings, late = talk.heard()
+            said = self._ledger.record([request.claim(alone=alone) for request in claims], notes, self._gone)
         except Exception:  # whatever it is, the ledger knows nothing of these
-            self._put_back(talk)
+            self._put_back(claims, ended)
             raise
+        self._hear(claims, ended, *said)
+        if self._suspects:  # they may have waited for what has ended
+            self._woken.set()
+
+    def _hear(self, claims: list[Request], ended: list[Ended], standings: list[Standing], late: list[Note]) -> None:
         with self._office.gathered():
-            for request, note, then in talk.ended:
+            for request, note, then in ended:
                 self._leave(request)
                 if note in late:
                     self._begin_anew(request)
@@ -270,7 +258,7 @@ class Desk:
                     then()
                 except Exception as bug:  # noqa: BLE001 - as below
                     self._bungled(request.messages, bug)
-            for request, standing in zip(talk.claims, standings, strict=True):
+            for request, standing in zip(claims, standings, strict=True):
                 if self._is_ours(request, standing):
                     self._claimed[request.message.queue].append(request)
 
@@ -350,19 +338,19 @@ class Desk:
         if self._alone or self._begins_nothing:
             return []
         if self._suspects:
-            if self._running or self._talk or any(self._claimed.values()):
+            if self._running or any(self._claimed.values()):
                 return []
             self._alone = self._suspects.popleft()
             return [self._alone]
         return [self._unclaimed.popleft() for _ in range(min(len(self._unclaimed), AT_ONCE))]
 
-    def _put_back(self, talk: Talk) -> None:
-        self._ended.extendleft(reversed(talk.ended))
-        if self._alone in talk.claims:
-            self._suspects.extendleft(talk.claims)
+    def _put_back(self, claims: list[Request], ended: list[Ended]) -> None:
+        self._ended.extendleft(reversed(ended))
+        if self._alone in claims:
+            self._suspects.extendleft(claims)
             self._alone = None
         else:
-            self._unclaimed.extendleft(reversed(talk.claims))
+            self._unclaimed.extendleft(reversed(claims))
 
     def _safely(self, messages: list[Message], act: Callable[..., None], *values: object) -> None:
         """Do what concerns these messages alone."""
