@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -222,4 +222,5 @@ class Context:
     def delivery(self) -> Origin:
         """The delivery that the row belongs to."""
         its = self._shared.delivery
-        return Origin(its.id, its.source, its.trigger, its.attempts, its.started, replace(its.input))
+        started = datetime.fromtimestamp(its.started, UTC)
+        return Origin(its.id, its.source, its.trigger, its.attempts, started, replace(its.input))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -300,6 +299,7 @@ def nothing() -> None:
 class Delivery:
     """One file, one message or one tick on its way through; it carries its own ``settle``.
 
+    ``started`` is when it first was, in seconds since 1970.
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
     ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
@@ -317,7 +317,7 @@ class Delivery:
     input: Input
     folder: Path
     attempts: int
-    started: datetime
+    started: float
     read: Callable[[Reading], Iterator[Chunk]]
     guard: Callable[[], None]
     settle: Callable[[Exception | None], None]

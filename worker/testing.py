@@ -11,10 +11,10 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -146,7 +146,7 @@ def _delivery(name: str, data: bytes, job: str, trigger: str = "inbox", body: Bo
         input=Input(name, hashlib.sha256(data).hexdigest(), len(data)),
         folder=_Scratch.made(),
         attempts=1,
-        started=datetime.now(UTC),
+        started=time.time(),
         read=body.read if body else lambda reading: tables.read(Path(name), reading, io.BytesIO(data)),
         guard=lambda: None,
         settle=lambda _error: None,

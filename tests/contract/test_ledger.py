@@ -4,6 +4,7 @@ import socket
 import sqlite3
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ def as_delivery(entry, *, job="summary", rows=0, question=0, **state):
         input=Input(entry.source, entry.sha256, entry.bytes),
         folder=Path(),
         attempts=entry.attempts,
-        started=datetime.now(UTC),
+        started=time.time(),
         read=lambda reading: iter(()),
         guard=lambda: None,
         settle=lambda error: None,

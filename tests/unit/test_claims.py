@@ -53,7 +53,7 @@ def test_a_claimed_file_becomes_a_delivery(worker, tmp_path):
     assert (delivery.input.name, delivery.input.bytes) == ("clients.csv", len(CSV))
     assert delivery.input.sha256 == hashlib.sha256(CSV).hexdigest()
     assert delivery.folder == tmp_path / "work" / delivery.id
-    assert delivery.started == datetime(2026, 11, 23, 2, tzinfo=UTC)
+    assert delivery.started == datetime(2026, 11, 23, 2, tzinfo=UTC).timestamp()
     assert rows(delivery) == ANN_AND_BOB
     assert worker.entry(delivery).state == "running"
 

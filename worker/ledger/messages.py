@@ -167,7 +167,7 @@ class Messages:
     def _write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Claims that nobody has made yet, and notes in time; returns how many of these there were."""
         each = {row[:2]: row for row in rows}  # one statement cannot write a message twice
-        in_order = [each[place] for place in sorted(each)]  # in two orders, two workers would block each other
+        in_order = sorted(each.values())  # in two orders, two workers would block each other
         return self._database.change_all(connection, _WRITE, in_order, (self._owner, self._steady, RETENTION))
 
     def _write_notes(self, connection: sa.Connection, notes: Sequence[Note]) -> list[Note]:

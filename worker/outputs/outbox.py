@@ -138,7 +138,7 @@ class OutboxPart:
             "rejected": counts.rejected,
             "skipped": counts.skipped,
             "outputs": outputs,
-            "started": stamp(delivery.started),
+            "started": stamp(datetime.fromtimestamp(delivery.started, UTC)),
             "finished": stamp(self._clock()),
             "attempts": delivery.attempts,
             "calls": calls,

@@ -14,7 +14,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from errno import EINVAL, EXDEV
 from functools import partial
 from itertools import takewhile
@@ -127,7 +126,7 @@ class Claims:
             input=Input(entry.source, sha256, size),
             folder=self._folders.of(entry),
             attempts=entry.attempts,
-            started=datetime.fromtimestamp(entry.started or entry.created, UTC),
+            started=entry.started or entry.created,
             read=claimed.read,
             guard=lambda: self._guard(entry, claimed),
             settle=lambda error: self._settlement.settle(entry, delivery, error),

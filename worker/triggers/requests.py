@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Request:
             Input("", self.sha256, len(message.body), form),
             folder,
             self.attempts,
-            datetime.now(UTC),
+            time.time(),
             body.read,
             _nothing,
             settle,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +61,7 @@ class Ticks:
             input=Input(entry.source, seal.sha256 if seal else "", seal.bytes if seal else 0),
             folder=folder,
             attempts=entry.attempts,
-            started=datetime.fromtimestamp(entry.started or entry.created, UTC),
+            started=entry.started or entry.created,
             read=lambda reading: self._read(delivery, spill, entry.sha256, reading),
             guard=partial(self._ledger.guard, entry),
             settle=lambda error: self._settlement.settle(entry, delivery, error),
