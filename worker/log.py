@@ -10,7 +10,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -86,39 +85,45 @@ def get_logger() -> FilteringBoundLogger:
     return logger
 
 
-_context: ContextVar[dict[str, object]] = ContextVar("context", default={})  # noqa: B039 - the default never changes
+class _Here(threading.local):  # with a context variable, a message took a microsecond more
+    bound: Mapping[str, object] = {}
 
 
-def bind(values: dict[str, object]) -> Token[dict[str, object]]:
+_here = _Here()
+
+
+def bind(values: dict[str, object]) -> Mapping[str, object]:
     """Add values, and what joins them later, to every event, until ``unbind`` is given what this gives.
 
     A new thread begins without them.
     """
-    if before := _context.get():
+    before = _here.bound
+    if before:
         own = values.copy()
         values.clear()
-        values |= before | own
-    return _context.set(values)
+        values |= {**before, **own}
+    _here.bound = values
+    return before
 
 
-def unbind(token: Token[dict[str, object]]) -> None:
+def unbind(before: Mapping[str, object]) -> None:
     """Have the values that were bound before."""
-    _context.reset(token)
+    _here.bound = before
 
 
 @contextmanager
 def bound(**values: object) -> Iterator[None]:
     """Add values to every event inside the ``with``."""
-    token = bind(values)
+    before = bind(values)
     try:
         yield
     finally:
-        unbind(token)
+        unbind(before)
 
 
 def context() -> Mapping[str, object]:
     """What is bound here."""
-    return _context.get()
+    return _here.bound
 
 
 def location(error: BaseException) -> str:
