@@ -20,7 +20,7 @@ def delivery(folder: Path = Path(), chunks: Iterable[Chunk] = (), **changes) -> 
         "input": Input("clients.csv", DIGEST, 1234),
         "folder": folder,
         "attempts": 1,
-        "started": STARTED,
+        "started": STARTED.timestamp(),
         "read": lambda reading: iter(chunks),
         "guard": lambda: None,
         "settle": lambda error: None,

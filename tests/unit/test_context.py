@@ -83,8 +83,9 @@ def test_all_rows_share_the_state():
 def test_a_job_knows_its_delivery_and_cannot_change_it():
     setting = Setting()
     its, seen = setting.delivery, setting.context.delivery
+    assert seen.started.timestamp() == its.started
     for name in ("id", "source", "trigger", "attempts", "started", "input"):
-        assert getattr(seen, name) == getattr(its, name)
+        assert name == "started" or getattr(seen, name) == getattr(its, name)
         with pytest.raises(AttributeError):
             setattr(seen, name, None)
     seen.input.sha256 = "0"
