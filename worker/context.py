@@ -113,6 +113,10 @@ class DeliveryContext:
             raise DeliveryError(
                 f"the job asks for the {kind} backend {name!r}, which is not configured{nearest(name, known)}"
             )
+        try:
+            self.delivery.secure()
+        except Paused as reason:
+            raise Interrupted(reason) from None
         with self._lock:
             if (kind, name) not in self.sessions:
                 folder = self.delivery.folder if self.delivery.folder.name == self.delivery.id else None

@@ -302,13 +302,15 @@ class Delivery:
     ``started`` is when it first was, in seconds since 1970.
     ``read`` yields its rows chunk by chunk and raises ``DeliveryError`` if the input cannot be used or has changed.
     ``guard`` raises ``LostLease`` unless the delivery still belongs to this worker.
-    ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state`` is what the job
-    wants remembered once the delivery is done. ``lost``: another worker turns out to own it; then ``hurry`` ends what
-    is waited for. ``faults`` is how many attempts in a row, up to the one before, have ended in a ``ServerFault``.
-    ``key`` tells its calls from those of another delivery (of a file: the digest of its content). ``reply`` is for
-    whoever sent it, if it came as a message: the output leaves it here, and it is sent once the delivery is settled.
-    ``columns`` are those of all its rows, once they are known, where rows may have different ones. ``question`` is the
-    number of the question that gave its rows, a later one's being higher; 0 where no source was asked.
+    ``secure`` comes before its first call, and returns once no power cut can make the ledger forget that it was begun;
+    raises ``Paused``. ``settle`` is told the end: None, or what went wrong. ``attempts`` counts this run too. ``state``
+    is what the job wants remembered once the delivery is done. ``lost``: another worker turns out to own it; then
+    ``hurry`` ends what is waited for. ``faults`` is how many attempts in a row, up to the one before, have ended in a
+    ``ServerFault``. ``key`` tells its calls from those of another delivery (of a file: the digest of its content).
+    ``reply`` is for whoever sent it, if it came as a message: the output leaves it here, and it is sent once the
+    delivery is settled. ``columns`` are those of all its rows, once they are known, where rows may have different ones.
+    ``question`` is the number of the question that gave its rows, a later one's being higher; 0 where no source was
+    asked.
     """
 
     id: str
@@ -324,6 +326,7 @@ class Delivery:
     job: str = ""
     key: str = ""
     faults: int = 0
+    secure: Callable[[], None] = nothing
     meter: Meter = field(default_factory=Meter)
     counts: Counts = field(default_factory=Counts)
     state: dict[str, Any] = field(default_factory=dict)

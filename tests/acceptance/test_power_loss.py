@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from operator import attrgetter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from order_server import OrderServer
 from orders import make_project, write_clients
+from tracing import Call, read, traced
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,link,linkat"
 SYNC = re.compile(r"f(?:data)?sync\(\d+<([^>]+)>")
@@ -30,39 +26,13 @@ class Event(NamedTuple):
     ended: int
 
 
-def traced(project: Path) -> list[Event]:
-    """Everything of the kind that succeeded below the project, as it began."""
-    strace = shutil.which("strace")
-    if not strace:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is not installed")
-        pytest.skip("strace is not installed")
-    log = project.parent / "strace.log"
-    program = [sys.executable, "-m", "worker", "--config", str(project / "longshore.toml"), "run", "--once"]
-    run = subprocess.run(
-        [strace, "-f", "-y", "-s", "500", "-e", f"trace={CALLS}", "-o", str(log), *program],
-        capture_output=True,
-        text=True,
-    )
-    if "PTRACE" in run.stderr and not (project / "archive").exists():
-        pytest.skip(f"strace may not trace here: {run.stderr.strip()[:100]}")
-    return sorted(read(log.read_text().splitlines(), project), key=attrgetter("begun"))
-
-
-def read(lines: list[str], project: Path) -> Iterator[Event]:
-    """What another thread's call comes between is told in two lines: where it begins, and where it is resumed."""
-    begun: dict[str, tuple[int, str]] = {}
-    for number, line in enumerate(lines):
-        thread, call = line.split(maxsplit=1)
-        if call.endswith("<unfinished ...>"):
-            begun[thread] = number, call
-            continue
-        since, call = begun.pop(thread) if call.startswith("<... ") else (number, call)
-        if line.rstrip().endswith("= 0"):
-            if found := SYNC.match(call):
-                yield Event("sync", found[1].removeprefix(f"{project}/"), since, number)
-            elif found := NAMED.match(call):
-                yield Event("name", found[1].removeprefix(f"{project}/"), since, number)
+def events_of(calls: Iterable[Call], project: Path) -> Iterator[Event]:
+    """What is of the kind, below the project."""
+    for text, begun, ended in calls:
+        if found := SYNC.match(text):
+            yield Event("sync", found[1].removeprefix(f"{project}/"), begun, ended)
+        elif found := NAMED.match(text):
+            yield Event("name", found[1].removeprefix(f"{project}/"), begun, ended)
 
 
 def test_a_call_that_is_not_finished_has_done_nothing_yet() -> None:
@@ -74,7 +44,7 @@ def test_a_call_that_is_not_finished_has_done_nothing_yet() -> None:
         "13 <... link resumed>)               = -1 EEXIST (File exists)",
         "11 +++ exited with 0 +++",
     ]
-    assert list(read(lines, Path("/p"))) == [Event("name", "work/b", 1, 1), Event("sync", "outbox/a", 0, 3)]
+    assert list(events_of(read(lines), Path("/p"))) == [Event("name", "work/b", 1, 1), Event("sync", "outbox/a", 0, 3)]
 
 
 def test_everything_is_on_disk_before_anything_says_so(tmp_path: Path) -> None:
@@ -82,7 +52,8 @@ def test_everything_is_on_disk_before_anything_says_so(tmp_path: Path) -> None:
         project = make_project(tmp_path / "project", server.url)
         (project / "inbox").mkdir()
         write_clients(project / "inbox" / "clients.csv", 60)
-        events = traced(project)
+        program = [sys.executable, "-m", "worker", "--config", project / "longshore.toml", "run", "--once"]
+        events = list(events_of(traced(program, CALLS, tmp_path / "strace.log"), project))
 
     def first(what: str, pattern: str, after: Event | None = None) -> Event:
         """The first such event that begins after another one has ended."""

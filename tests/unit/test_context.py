@@ -4,7 +4,7 @@ import pytest
 from deliveries import DIGEST, delivery
 
 from worker.context import DeliveryContext
-from worker.errors import DeliveryError
+from worker.errors import DeliveryError, Interrupted, Paused
 from worker.records import RowKey
 
 
@@ -53,6 +53,31 @@ def test_backends_are_found_by_kind_and_name():
     assert context.fhir["ehr"][0] == "ehr"
     assert (list(context.rest), list(context.fhir)) == (["billing", "crm"], ["ehr"])
     assert (len(context.rest), "crm" in context.rest, "ehr" in context.rest) == (2, True, False)
+
+
+def test_no_backend_is_opened_before_a_power_cut_could_not_make_the_ledger_forget_the_delivery():
+    billing = Backend("billing", "rest")
+    setting = Setting(billing)
+    setting.delivery.secure = lambda: order.append(len(billing.opened))
+    order = []
+    assert list(setting.context.rest) == ["billing"]
+    assert order == [], "nobody is called yet"
+    setting.context.rest["billing"]
+    assert (order, len(billing.opened)) == ([0], 1)
+
+
+def test_where_the_ledger_cannot_be_made_to_remember_the_delivery_waits_and_no_backend_is_opened():
+    def secure():
+        raise Paused("the ledger cannot be used: Input/output error")
+
+    billing = Backend("billing", "rest")
+    setting = Setting(billing)
+    setting.delivery.secure = secure
+    with pytest.raises(Interrupted) as interrupted:
+        setting.context.rest["billing"]
+    assert isinstance(interrupted.value.reason, Paused)
+    assert Interrupted.met() is interrupted.value
+    assert billing.opened == []
 
 
 def test_a_backend_is_opened_once_for_a_delivery_and_only_when_it_is_used():

@@ -721,6 +721,56 @@ def test_what_ends_while_the_ledger_is_away_is_written_down_once_it_is_back(hire
     assert (away, twin.unsettled("orders")) == ([], 0)
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """Syncs of the ledger; each of ``failing`` is raised once, the next one first."""
+
+    class Disk:
+        syncs, failing = 0, []
+
+        def sync(self, number):
+            if disk.failing:
+                raise disk.failing.pop()
+            disk.syncs += 1
+
+    disk = Disk()
+    monkeypatch.setattr(Messages, "sync", disk.sync)
+    return disk
+
+
+def test_a_run_does_not_wait_for_the_disk_and_its_reply_does(hire, disk):
+    worker = hire()
+    worker.ask({"n": 1})
+    worker.turn(1)
+    assert (worker.ran, disk.syncs, worker.replies) == ([{"n": 1}], 0, [])
+    worker.turn(1)
+    assert (disk.syncs, worker.replies) == (1, [("result", {"n": 1})])
+
+
+def test_what_the_disk_does_not_take_is_answered_and_acked_once_it_does_and_is_not_run_again(hire, twin, disk):
+    worker = hire()
+    worker.ask({"n": 1})
+    worker.turn(1)
+    disk.failing = [Paused("the ledger cannot be used: Input/output error")] * 2
+    for _ in range(2):
+        worker.turn(1)
+        assert (worker.replies, twin.unsettled("orders")) == ([], 1)
+    worker.turn(1)
+    assert (worker.ran, worker.replies, twin.unsettled("orders")) == ([{"n": 1}], [("result", {"n": 1})], 0)
+
+
+def test_a_reply_that_is_known_is_sent_again_once_the_disk_has_it(hire, twin, disk):
+    worker = hire()
+    worker.ask({"n": 1})
+    worker.turn()
+    disk.failing = [Paused("the ledger cannot be used: Input/output error")]
+    worker.ask({"n": 1})
+    worker.turn(1)
+    assert (len(worker.replies), twin.unsettled("orders")) == (1, 1)
+    worker.turn(1)
+    assert (len(worker.replies), twin.unsettled("orders"), len(worker.ran)) == (2, 0, 1)
+
+
 @pytest.mark.parametrize("name", ["message_id", "correlation_id", "reply_to", "content_type", "type"])
 def test_a_property_that_cannot_be_sent_on_makes_a_dead_letter_that_keeps_it(hire, twin, name):
     worker = hire()

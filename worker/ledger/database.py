@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.errors import Damaged, Paused
 from worker.ledger.engine import alone, disk_advice, make_engine, unusable
 from worker.ledger.schema import SCHEMA, metadata, schema_table
-from worker.ledger.single import Single
+from worker.ledger.single import single
 
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _clock = {
@@ -47,7 +47,7 @@ class Database:
             else sa.literal_column(_clock[self._dialect], sa.Double)
         )
         self._clock = clock
-        self._single = Single(self._engine)
+        self._single = single(self._engine)
         self._reading = self._engine.execution_options(longshore_reads=True)
         # SQLite lets one write at a time, and has the others look again after a nap; here they queue.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._dialect == "sqlite" else nullcontext()
@@ -106,12 +106,22 @@ class Database:
 
     @contextmanager
     def single(self) -> Iterator[sa.Connection]:
-        """For statements each of which is a transaction.
+        """For statements each of which is a transaction, and is durable once it is synced; ``written`` counts them.
 
         A transaction's begin and commit give up Python's lock as well, and wait for it among threads that are all busy.
         """
         with self._translated(), self._turn, self._single.connection() as connection:
             yield connection
+
+    @property
+    def written(self) -> int:
+        """The number of the last use of ``single``."""
+        return self._single.written
+
+    def sync(self, number: int) -> None:
+        """Make what ``single`` was used for, up to that number, last beyond a power cut; from any thread."""
+        with self._translated():
+            self._single.sync(number)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -141,7 +151,7 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, OSError) as error:
             self._away = True
             what = f"the ledger cannot be used: {_reason(error)}"
             if _is_damage(error):
@@ -196,15 +206,17 @@ def _claim_postgresql(connection: sa.Connection) -> str:
     return "" if encoding == "UTF8" else f"is in {encoding}; make the database with ENCODING 'UTF8'"
 
 
-def _reason(error: sa.exc.SQLAlchemyError) -> str:
+def _reason(error: sa.exc.SQLAlchemyError | OSError) -> str:
     """The driver's own words, without the statement and its values."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
     return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).strip().split("\n")[0]
 
 
-def _is_damage(error: sa.exc.SQLAlchemyError) -> bool:
+def _is_damage(error: sa.exc.SQLAlchemyError | OSError) -> bool:
     return _name(error).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
-def _name(error: sa.exc.SQLAlchemyError) -> str:
+def _name(error: sa.exc.SQLAlchemyError | OSError) -> str:
     """SQLite's name for what went wrong; empty for another database's."""
     return getattr(error.orig, "sqlite_errorname", "") if isinstance(error, sa.exc.DBAPIError) else ""

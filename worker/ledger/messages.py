@@ -1,8 +1,8 @@
 """What became of each message: claimed, and at its end with its reply, which a message seen again gets once more.
 
 A queue brings messages by the thousand, so they are claimed and noted in batches, many in one transaction, and each
-statement is executed for all of them at once. A claim is durable before its message is run: one that is found claimed
-by a worker that is gone may be what killed it.
+statement is executed for all of them at once. A claim is seen by everybody before its message is run: one that is found
+claimed by a worker that is gone may be what killed it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Messages:
         """Write down notes and claims; returns what is said to each claim, and the notes that came too late, as
         another worker had taken the message over. ``gone`` says whether an owner lives no more.
 
-        What has failed can be told again: part of it may be known by now.
+        What has failed can be told again: part of it may be known by now. The rest lasts beyond a power cut once it
+        is synced: ``written`` is the number to do that with.
         """
         rows = [*map(_noted, notes), *map(_claimed, reversed(claims))]  # of two for a message, the first is the one
         if not any(note.state for note in notes):
@@ -163,6 +164,15 @@ class Messages:
             late = self._write_notes(connection, notes)
             known = dict(self._look_up(connection, claims))
             return [self._judge(connection, claim, known[claim.queue, claim.key], gone) for claim in claims], late
+
+    @property
+    def written(self) -> int:
+        """The number of what was recorded last."""
+        return self._database.written
+
+    def sync(self, number: int) -> None:
+        """Make what was recorded up to then last beyond a power cut; from any thread. Raises ``Paused``."""
+        self._database.sync(number)
 
     def _write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Claims that nobody has made yet, and notes in time; returns how many of these there were."""

@@ -10,8 +10,6 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from typing import Protocol
 
 from worker import log
 from worker.amqp import Message
@@ -20,6 +18,7 @@ from worker.errors import Paused
 from worker.ledger import PRUNED, Messages, Note, Standing
 from worker.triggers.begun import Begun
 from worker.triggers.every import Every
+from worker.triggers.office import Office
 from worker.triggers.requests import Request
 
 AT_ONCE = 500  # claims in one transaction: the others' first outcomes should not wait for too many
@@ -32,30 +31,8 @@ TROUBLE_SECONDS = 5.0  # before a message goes back that nothing could be done w
 Ended = tuple[Request, Note, Callable[[], None]]
 """A request whose run is over, what is to be written down of it, and what follows once that is durable."""
 
-
-class Office(Protocol):
-    """Who acts on what the desk finds out; called on its thread."""
-
-    def meet(self, message: Message) -> Request | None:
-        """A message as a request; None if that was its end."""
-
-    def room(self, queue: str) -> int:
-        """How many requests of a queue may be handed out whose end the ledger does not know."""
-
-    def run(self, requests: list[Request]) -> None:
-        """Run these, each if the desk lets it begin once there is a thread for it."""
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """Send what is answered in the ``with`` at its end."""
-
-    def judge(self, request: Request, standing: Standing) -> None:
-        """Answer what is not to be run: it was done or failed, or is a conflict."""
-
-    def clash(self, message: Message) -> None:
-        """Answer a message with the id of another one, and another body."""
-
-    def nudge(self) -> None:
-        """Some are under way: see that none waits behind another for long."""
+Judged = tuple[Request, Standing]
+"""A request that is not to be run, and why."""
 
 
 class Desk:
@@ -132,6 +109,10 @@ class Desk:
         That is at the next talk, which ``wake`` brings about: ends that come together are written down together.
         """
         self._ended.append((request, note, then))
+
+    def secure(self, request: Request) -> None:
+        """Have a claim last beyond a power cut, before a run makes a call; from any thread. Raises ``Paused``."""
+        self._ledger.sync(request.written)
 
     def spare(self, request: Request) -> None:
         """A request has ended without a call: that a crash takes its end back costs nothing. From any thread."""
@@ -239,15 +220,45 @@ class Desk:
             return
         alone, notes = self._alone is not None, [note for _, note, _ in ended]
         try:
-            said = self._ledger.record([request.claim(alone=alone) for request in claims], notes, self._gone)
+            standings, late = self._ledger.record([request.claim(alone=alone) for request in claims], notes, self._gone)
         except Exception:  # whatever it is, the ledger knows nothing of these
             self._put_back(claims, ended)
             raise
-        self._hear(claims, ended, *said)
+        is_free = not any(self._claimed.values())  # else those that wait do so for an end
+        judged = self._hear(claims, standings)
+        if is_free:
+            self._hand_out()  # before the disk has it: a run waits for that only where it makes a call
+        if ended or judged:
+            self._act_once_durable(ended, late, judged)
         if self._suspects:  # they may have waited for what has ended
             self._woken.set()
 
-    def _hear(self, claims: list[Request], ended: list[Ended], standings: list[Standing], late: list[Note]) -> None:
+    def _hear(self, claims: list[Request], standings: list[Standing]) -> list[Judged]:
+        """Sort out what may be run; returns what has to be answered without."""
+        judged: list[Judged] = []
+        written = self._ledger.written
+        for request, standing in zip(claims, standings, strict=True):
+            request.written = written
+            request.delivery, request.attempts, request.deaths = standing.delivery, standing.attempts, standing.deaths
+            if standing.verdict == "ours":
+                self._claimed[request.message.queue].append(request)
+                continue
+            if request is self._alone:
+                self._alone = None
+            if standing.verdict == "suspect":
+                self._suspects.append(request)
+            elif standing.verdict == "busy":
+                self._elsewhere.append((self._clock() + LOOK_SECONDS, request))
+            else:
+                judged.append((request, standing))
+        return judged
+
+    def _act_once_durable(self, ended: list[Ended], late: list[Note], judged: list[Judged]) -> None:
+        try:
+            self._ledger.sync(self._ledger.written)
+        except Exception:  # all of it can be told again
+            self._put_back([request for request, _ in judged], ended)
+            raise
         with self._office.gathered():
             for request, note, then in ended:
                 self._leave(request)
@@ -258,9 +269,9 @@ class Desk:
                     then()
                 except Exception as bug:  # noqa: BLE001 - as below
                     self._bungled(request.messages, bug)
-            for request, standing in zip(claims, standings, strict=True):
-                if self._is_ours(request, standing):
-                    self._claimed[request.message.queue].append(request)
+            for request, standing in judged:
+                self._leave(request)
+                self._safely(request.messages, self._office.judge, request, standing)
 
     def _begin_anew(self, request: Request) -> None:
         """Another worker had taken it over."""
@@ -303,21 +314,6 @@ class Desk:
         self._begun.forget(request)
         if request is self._alone:
             self._alone = None
-
-    def _is_ours(self, request: Request, standing: Standing) -> bool:
-        request.delivery, request.attempts, request.deaths = standing.delivery, standing.attempts, standing.deaths
-        if standing.verdict == "ours":
-            return True
-        if request is self._alone:
-            self._alone = None
-        if standing.verdict == "suspect":
-            self._suspects.append(request)
-        elif standing.verdict == "busy":
-            self._elsewhere.append((self._clock() + LOOK_SECONDS, request))
-        else:
-            self._leave(request)
-            self._safely(request.messages, self._office.judge, request, standing)
-        return False
 
     def _meet(self, message: Message) -> None:
         request = self._office.meet(message)

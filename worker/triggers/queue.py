@@ -191,7 +191,7 @@ class Queue:
         if not self._desk.begin(request):
             return None
         try:
-            return request.open(self._work, partial(self._settle, request))
+            return request.open(self._work, partial(self._settle, request), partial(self._desk.secure, request))
         except Exception as error:  # noqa: BLE001 - settle decides
             self._settle(request, error)
             return None

@@ -61,7 +61,7 @@ class Request:
     """A message, ``message``, the first of the ``messages`` that ask for the same; all get the same answer.
 
     ``key`` is its message id, or one that the worker has made up. ``sha256`` is of its body. ``opened`` is the delivery
-    made of it, until that is settled.
+    made of it, until that is settled. ``written`` is where the ledger has its claim.
     """
 
     consumed: Consumed
@@ -73,6 +73,7 @@ class Request:
     delivery: str
     attempts: int = 1
     deaths: int = 0
+    written: int = 0
     running: bool = False
     has_folder: bool = False
     opened: Delivery | None = None
@@ -138,7 +139,7 @@ class Request:
         rows, state = (delivery.counts.rows, delivery.state) if delivery else (0, {})
         return Note(self._claim or self.claim(), self.attempts, end, reply, error, detail, rows, state)
 
-    def open(self, work: Path, settle: Callable[[Exception | None], None]) -> Delivery:
+    def open(self, work: Path, settle: Callable[[Exception | None], None], secure: Callable[[], None]) -> Delivery:
         """The delivery; raises ``DeliveryError`` for a body that cannot be read, and ``OSError``."""
         message = self.message
         body = self.body.unfolded(self.consumed.max_unfolded)
@@ -163,6 +164,7 @@ class Request:
             self.consumed.job.name,
             self.calls_key,
             header(message, FAULTS),
+            secure,
         )
         return self.opened
 

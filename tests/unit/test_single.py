@@ -1,0 +1,142 @@
+"""Statements of SQLite's that are durable once they are synced."""
+
+import errno
+import shutil
+import sqlite3
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from worker.ledger import single as module
+from worker.ledger.engine import make_engine
+from worker.ledger.single import single
+
+
+class Disk:
+    """Counts the syncs, and fails where it is told to."""
+
+    def __init__(self):
+        self.syncs, self.broken = 0, False
+
+    def sync(self, handle):
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        assert handle > 0
+        self.syncs += 1
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk()
+    monkeypatch.setattr(module, "_sync", disk.sync)
+    return disk
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = make_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def statements(engine):
+    statements = single(engine)
+    yield statements
+    statements.close()
+
+
+def write(statements, number):
+    with statements.connection() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+    return statements.written
+
+
+def test_what_is_written_is_seen_by_others_before_it_is_synced(statements, engine, disk):
+    write(statements, 1)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT number FROM numbers")) == 1
+    assert disk.syncs == 0
+
+
+def test_one_sync_is_for_all_that_was_written_before(statements, disk):
+    first, second = write(statements, 1), write(statements, 2)
+    for number in (second, first, second):
+        statements.sync(number)
+    assert disk.syncs == 1
+    statements.sync(write(statements, 3))
+    assert disk.syncs == 2
+
+
+def test_of_many_threads_that_want_the_same_synced_one_does_it(statements, disk):
+    number = write(statements, 1)
+    threads = [threading.Thread(target=statements.sync, args=[number]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert disk.syncs == 1
+
+
+def test_after_a_sync_that_failed_none_is_believed_until_all_lies_in_the_database_itself(statements, disk, tmp_path):
+    number = write(statements, 1)
+    disk.broken = True
+    with pytest.raises(OSError, match="Input/output error"):
+        statements.sync(number)
+    disk.broken = False
+    with pytest.raises(OSError, match="its last sync has failed"):
+        statements.sync(number)
+    shutil.copy(tmp_path / "state.db", tmp_path / "before.db")
+    statements.sync(write(statements, 2))
+    shutil.copy(tmp_path / "state.db", tmp_path / "after.db")
+    assert numbers(tmp_path / "after.db") == [1], "without the log, in which the second is"
+    assert disk.syncs == 1
+
+
+def numbers(database):
+    with sqlite3.connect(database) as connection:
+        return [number for (number,) in connection.execute("SELECT number FROM numbers")]
+
+
+def test_as_long_as_a_reader_is_in_the_way_of_that_nothing_is_said_to_be_durable(statements, engine, disk):
+    with engine.execution_options(longshore_reads=True).connect() as reader:
+        reader.execute(sa.text("SELECT number FROM numbers")).all()
+        number = write(statements, 1)
+        disk.broken = True
+        with pytest.raises(OSError, match="Input/output error"):
+            statements.sync(number)
+        disk.broken = False
+        number = write(statements, 2)
+        with pytest.raises(OSError, match="its last sync has failed"):
+            statements.sync(number)
+    statements.sync(write(statements, 3))
+    assert disk.syncs == 1
+
+
+def test_other_connections_wait_for_the_disk_as_ever(statements, engine, disk):
+    def levels():
+        reading = engine.execution_options(longshore_reads=True)
+        connections = [reading.connect() for _ in range(3)]
+        found = [connection.exec_driver_sql("PRAGMA synchronous").scalar() for connection in connections]
+        for connection in connections:
+            connection.close()
+        return found
+
+    write(statements, 1)
+    assert levels() == [2, 2, 2]
+    with pytest.raises(sa.exc.SQLAlchemyError), statements.connection() as connection:
+        connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
+    assert levels() == [2, 2, 2]
+
+
+def test_after_a_statement_that_failed_the_next_one_is_written_and_synced(statements, engine, disk):
+    write(statements, 1)
+    with pytest.raises(sa.exc.SQLAlchemyError), statements.connection() as connection:
+        connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
+    statements.sync(write(statements, 2))
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT number FROM numbers")).scalars().all() == [1, 2]
+    assert disk.syncs == 1
