@@ -3,7 +3,10 @@
 import errno
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -116,6 +119,39 @@ def test_as_long_as_a_reader_is_in_the_way_of_that_nothing_is_said_to_be_durable
     assert disk.syncs == 1
 
 
+def test_while_somebody_else_copies_nothing_is_said_to_be_durable(statements, disk, tmp_path):
+    number = write(statements, 1)
+    disk.broken = True
+    with pytest.raises(OSError, match="Input/output error"):
+        statements.sync(number)
+    disk.broken = False
+    with copying(tmp_path / "state.db-shm"):
+        number = write(statements, 2)
+        with pytest.raises(OSError, match="its last sync has failed"):
+            statements.sync(number)
+    statements.sync(write(statements, 3))
+    assert disk.syncs == 1
+
+
+COPIER = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as index:
+    fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 121)
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def copying(index):
+    """Another process that has the lock of those who copy (https://www.sqlite.org/walformat.html, WAL_CKPT_LOCK)."""
+    command = [sys.executable, "-c", COPIER, index]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        yield
+        other.communicate()
+
+
 def test_other_connections_wait_for_the_disk_as_ever(statements, engine, disk):
     def levels():
         reading = engine.execution_options(longshore_reads=True)
@@ -136,7 +172,10 @@ def test_after_a_statement_that_failed_the_next_one_is_written_and_synced(statem
     write(statements, 1)
     with pytest.raises(sa.exc.SQLAlchemyError), statements.connection() as connection:
         connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
+    assert disk.syncs == 1, "whoever asks for the first has it"
+    statements.sync(1)
+    assert disk.syncs == 1
     statements.sync(write(statements, 2))
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT number FROM numbers")).scalars().all() == [1, 2]
-    assert disk.syncs == 1
+    assert disk.syncs == 2

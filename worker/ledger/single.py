@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -102,8 +102,8 @@ class _File:
 
     def _copy(self, connection: sa.Connection) -> None:
         """Move all that the log has into the database, which is synced then, so that nothing hangs on the log."""
-        _, written, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
-        self._failed = copied < written  # as somebody still reads what was there before
+        is_busy, written, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+        self._failed = bool(is_busy) or copied < written  # somebody else is at it, or still reads what was there before
 
     def sync(self, number: int) -> None:
         if number <= self._synced:
@@ -111,19 +111,24 @@ class _File:
         with self._syncing:
             if number <= self._synced:  # somebody else's was for this one as well
                 return
-            written = self.written
-            try:
-                if self._failed:
-                    raise OSError(0, "its last sync has failed")
-                _sync(self._log)
-            except OSError:
-                self._failed = True
-                raise
-            self._synced = written
+            self._sync()
+
+    def _sync(self) -> None:
+        written = self.written
+        try:
+            if self._failed:
+                raise OSError(0, "its last sync has failed")
+            _sync(self._log)
+        except OSError:
+            self._failed = True
+            raise
+        self._synced = written
 
     def close(self) -> None:
         with self._syncing:
             if self._log >= 0:
+                with suppress(OSError):  # of which ``sync`` tells whoever asks
+                    self._sync()
                 os.close(self._log)
                 self._log = -1
             if self._kept:
