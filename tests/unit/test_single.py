@@ -58,6 +58,15 @@ def write(statements, number):
     return statements.written
 
 
+def fail_to_sync(statements, disk):
+    """Write a one that the disk does not take; afterwards the disk is well again."""
+    number = write(statements, 1)
+    disk.broken = True
+    with pytest.raises(OSError, match="Input/output error"):
+        statements.sync(number)
+    disk.broken = False
+
+
 def test_what_is_written_is_seen_by_others_before_it_is_synced(statements, engine, disk):
     write(statements, 1)
     with engine.connect() as connection:
@@ -85,14 +94,9 @@ def test_of_many_threads_that_want_the_same_synced_one_does_it(statements, disk)
 
 
 def test_after_a_sync_that_failed_none_is_believed_until_all_lies_in_the_database_itself(statements, disk, tmp_path):
-    number = write(statements, 1)
-    disk.broken = True
-    with pytest.raises(OSError, match="Input/output error"):
-        statements.sync(number)
-    disk.broken = False
+    fail_to_sync(statements, disk)
     with pytest.raises(OSError, match="its last sync has failed"):
-        statements.sync(number)
-    shutil.copy(tmp_path / "state.db", tmp_path / "before.db")
+        statements.sync(statements.written)
     statements.sync(write(statements, 2))
     shutil.copy(tmp_path / "state.db", tmp_path / "after.db")
     assert numbers(tmp_path / "after.db") == [1], "without the log, in which the second is"
@@ -107,11 +111,7 @@ def numbers(database):
 def test_as_long_as_a_reader_is_in_the_way_of_that_nothing_is_said_to_be_durable(statements, engine, disk):
     with engine.execution_options(longshore_reads=True).connect() as reader:
         reader.execute(sa.text("SELECT number FROM numbers")).all()
-        number = write(statements, 1)
-        disk.broken = True
-        with pytest.raises(OSError, match="Input/output error"):
-            statements.sync(number)
-        disk.broken = False
+        fail_to_sync(statements, disk)
         number = write(statements, 2)
         with pytest.raises(OSError, match="its last sync has failed"):
             statements.sync(number)
@@ -120,11 +120,7 @@ def test_as_long_as_a_reader_is_in_the_way_of_that_nothing_is_said_to_be_durable
 
 
 def test_while_somebody_else_copies_nothing_is_said_to_be_durable(statements, disk, tmp_path):
-    number = write(statements, 1)
-    disk.broken = True
-    with pytest.raises(OSError, match="Input/output error"):
-        statements.sync(number)
-    disk.broken = False
+    fail_to_sync(statements, disk)
     with copying(tmp_path / "state.db-shm"):
         number = write(statements, 2)
         with pytest.raises(OSError, match="its last sync has failed"):
