@@ -738,13 +738,26 @@ def disk(monkeypatch):
     return disk
 
 
-def test_a_run_does_not_wait_for_the_disk_and_its_reply_does(hire, disk):
+def test_what_is_over_at_once_does_not_wait_for_the_disk_and_its_reply_does(hire, disk):
     worker = hire()
+    worker.hands.are_prompt = True
     worker.ask({"n": 1})
     worker.turn(1)
     assert (worker.ran, disk.syncs, worker.replies) == ([{"n": 1}], 0, [])
     worker.turn(1)
     assert (disk.syncs, worker.replies) == (1, [("result", {"n": 1})])
+
+
+def test_what_takes_its_time_begins_once_the_disk_has_its_claim(hire, disk):
+    worker = hire()
+    disk.failing = [Paused("the ledger cannot be used: Input/output error")]
+    worker.ask({"n": 1})
+    worker.turn(1)
+    assert (worker.ran, disk.failing) == ([], [])
+    worker.ask({"n": 2}, "two")
+    worker.turn()
+    assert worker.ran == [{"n": 1}, {"n": 2}]
+    assert disk.syncs == 2
 
 
 def test_what_the_disk_does_not_take_is_answered_and_acked_once_it_does_and_is_not_run_again(hire, twin, disk):

@@ -227,8 +227,8 @@ class Desk:
         is_free = not any(self._claimed.values())  # else those that wait do so for an end
         judged = self._hear(claims, standings)
         if is_free:
-            self._hand_out()  # before the disk has it: a run waits for that only where it makes a call
-        if ended or judged:
+            self._hand_out(self._office.prompt)  # before the disk has it: they would wait only if they made a call
+        if ended or judged or any(self._claimed.values()):
             self._act_once_durable(ended, late, judged)
         if self._suspects:  # they may have waited for what has ended
             self._woken.set()
@@ -279,14 +279,15 @@ class Desk:
         self._arrived.extend(request.messages)
         self._woken.set()
 
-    def _hand_out(self) -> None:
-        """Hand out what may soon begin: were it as soon as a thread is free, a slow ledger would let ends pile up that
-        a crash takes back, and with them calls that are made again.
+    def _hand_out(self, may: Callable[[str], bool] = lambda _: True) -> None:
+        """Hand out what may soon begin, of the queues that ``may``: were it as soon as a thread is free, a slow ledger
+        would let ends pile up that a crash takes back, and with them calls that are made again.
         """
         if self._begins_nothing:
             return
         ready: list[Request] = []
-        for queue, waiting in self._claimed.items():
+        for queue in filter(may, self._claimed):
+            waiting = self._claimed[queue]
             room = self._office.room(queue) - self._out[queue]
             some = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             self._out[queue] += len(some)

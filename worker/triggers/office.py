@@ -19,6 +19,9 @@ class Office(Protocol):
     def room(self, queue: str) -> int:
         """How many requests of a queue may be handed out whose end the ledger does not know."""
 
+    def prompt(self, queue: str) -> bool:
+        """Whether a queue's requests are over sooner than a call would be."""
+
     def run(self, requests: list[Request]) -> None:
         """Run these, each if the desk lets it begin once there is a thread for it."""
 

@@ -158,7 +158,11 @@ class Queue:
     def room(self, queue: str) -> int:
         """How many requests may be handed out: of those that are over at once, all that come."""
         consumed = self._consumed[queue]
-        return max(consumed.prefetch, consumed.at_once) if self._hands.prompt(queue) else consumed.at_once
+        return max(consumed.prefetch, consumed.at_once) if self.prompt(queue) else consumed.at_once
+
+    def prompt(self, queue: str) -> bool:
+        """Whether a queue's requests are over sooner than a call would be."""
+        return self._hands.prompt(queue)
 
     def run(self, requests: list[Request]) -> None:
         """Run these, but for one that has killed its workers."""
