@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
+from worker.errors import Paused
 from worker.ledger import single as module
+from worker.ledger.database import Database
 from worker.ledger.engine import make_engine
 from worker.ledger.single import single
 
@@ -32,7 +34,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch):
     disk = Disk()
-    monkeypatch.setattr(module, "_sync", disk.sync)
+    monkeypatch.setattr(module, "_to_disk", disk.sync)
     return disk
 
 
@@ -175,3 +177,18 @@ def test_after_a_statement_that_failed_the_next_one_is_written_and_synced(statem
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT number FROM numbers")).scalars().all() == [1, 2]
     assert disk.syncs == 2
+
+
+def test_a_ledger_whose_disk_fails_says_what_it_is_and_goes_on_when_that_is_over(tmp_path, disk):
+    database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    disk.broken = True
+    with database.single() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 1")
+    with pytest.raises(Paused, match="the ledger cannot be made durable: Input/output error; see to its disk"):
+        database.sync(database.written)
+    disk.broken = False
+    with database.single() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 2")
+    database.sync(database.written)
+    assert disk.syncs == 1
+    database.close()

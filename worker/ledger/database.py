@@ -119,9 +119,15 @@ class Database:
         return self._single.written
 
     def sync(self, number: int) -> None:
-        """Make what ``single`` was used for, up to that number, last beyond a power cut; from any thread."""
-        with self._translated():
+        """Make what ``single`` was used for, up to that number, last beyond a power cut; from any thread.
+
+        Raises ``Paused`` where the disk does not take it.
+        """
+        try:
             self._single.sync(number)
+        except OSError as error:
+            self._away = True
+            raise Paused(f"the ledger cannot be made durable: {error.strerror}; see to its disk") from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -151,7 +157,7 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sa.exc.SQLAlchemyError, OSError) as error:
+        except sa.exc.SQLAlchemyError as error:
             self._away = True
             what = f"the ledger cannot be used: {_reason(error)}"
             if _is_damage(error):
@@ -206,17 +212,15 @@ def _claim_postgresql(connection: sa.Connection) -> str:
     return "" if encoding == "UTF8" else f"is in {encoding}; make the database with ENCODING 'UTF8'"
 
 
-def _reason(error: sa.exc.SQLAlchemyError | OSError) -> str:
+def _reason(error: sa.exc.SQLAlchemyError) -> str:
     """The driver's own words, without the statement and its values."""
-    if isinstance(error, OSError):
-        return str(error.strerror)
     return str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).strip().split("\n")[0]
 
 
-def _is_damage(error: sa.exc.SQLAlchemyError | OSError) -> bool:
+def _is_damage(error: sa.exc.SQLAlchemyError) -> bool:
     return _name(error).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
-def _name(error: sa.exc.SQLAlchemyError | OSError) -> str:
+def _name(error: sa.exc.SQLAlchemyError) -> str:
     """SQLite's name for what went wrong; empty for another database's."""
     return getattr(error.orig, "sqlite_errorname", "") if isinstance(error, sa.exc.DBAPIError) else ""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+_to_disk = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
 class Single(Protocol):
@@ -97,7 +97,6 @@ class _File:
         connection.detach()  # from the pool, whose connections are durable by themselves
         connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
         connection.exec_driver_sql("PRAGMA user_version").all()  # a read opens the log
-        self._log = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         return connection
 
     def _copy(self, connection: sa.Connection) -> None:
@@ -116,9 +115,11 @@ class _File:
     def _sync(self) -> None:
         written = self.written
         try:
-            if self._failed:
+            if self._failed or not self._kept:
                 raise OSError(0, "its last sync has failed")
-            _sync(self._log)
+            if self._log < 0:
+                self._log = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            _to_disk(self._log)
         except OSError:
             self._failed = True
             raise
@@ -126,9 +127,10 @@ class _File:
 
     def close(self) -> None:
         with self._syncing:
-            if self._log >= 0:
+            if self.written > self._synced:
                 with suppress(OSError):  # of which ``sync`` tells whoever asks
                     self._sync()
+            if self._log >= 0:
                 os.close(self._log)
                 self._log = -1
             if self._kept:
