@@ -1,5 +1,6 @@
 """The schedule trigger with its ticks, on a ledger with a clock of the test's own: nothing waits."""
 
+import queue
 import threading
 from datetime import UTC, datetime
 
@@ -742,6 +743,22 @@ def test_the_thread_looks_until_it_is_stopped(worker, clock):
     one.schedule.start()
     one.schedule.stop()
     assert not one.schedule._thread.is_alive()
+
+
+def test_a_tick_that_waited_for_the_one_before_it_begins_as_soon_as_that_has_ended(worker, clock):
+    one = worker(scheduled(overlap="queue"))
+    unfinished(one, clock)
+    handed_over = queue.SimpleQueue()
+    schedule = Schedule([scheduled(overlap="queue")], one.ledger, one.ticks, handed_over.put, lambda: one.room)
+    one.submitted.clear()
+    one.ledger.release()  # the first tick is whoever's that looks first
+    schedule.start()
+    try:
+        one.runner.run(handed_over.get(timeout=4)())
+        one.runner.run(handed_over.get(timeout=4)())  # the next look by itself would come five seconds later
+    finally:
+        schedule.stop()
+    assert one.states == {"nightly-20261123T020100Z": "done", "nightly-20261123T020200Z": "done"}
 
 
 def test_a_clock_that_was_ahead_costs_no_ticks_and_doubles_none(worker, clock):

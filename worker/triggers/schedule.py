@@ -7,8 +7,9 @@ ticks in between, in the same transaction; so a tick is neither lost nor made tw
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,8 +22,8 @@ from worker.declare import Job
 from worker.errors import Paused
 from worker.ledger import Ledger
 from worker.ledger.schedules import AHEAD_SECONDS
-from worker.records import Scheduled
-from worker.sockets import Room, Submit
+from worker.records import Delivery, Scheduled
+from worker.sockets import Opening, Room, Submit
 from worker.triggers.ticks import Ticks
 
 GRACE_SECONDS = 30.0  # a tick that could not start for so long was missed
@@ -42,7 +43,7 @@ class Schedule:
         self._submit = submit
         self._room = room
         self._begun = self._more = False
-        self._stopping = threading.Event()
+        self._stopping, self._look_again = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="schedule")
         self._stuck = False
         self._log = log.get_logger()
@@ -54,12 +55,15 @@ class Schedule:
     def stop(self) -> None:
         """Make and hand out no more."""
         self._stopping.set()
+        self._look_again.set()
         self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
+            self._look_again.clear()  # before the look: what ends during it may be what it has found in the way
             self.look()
-            self._stopping.wait(self._quiet_for())
+            if not self._stopping.is_set():
+                self._look_again.wait(self._quiet_for())
 
     def _quiet_for(self) -> float:
         """Seconds until the next tick, or until somebody should look for what was left behind."""
@@ -85,8 +89,21 @@ class Schedule:
             return 0
         self._stuck, self._more = False, len(due) == room
         for opening in due:
-            self._submit(opening)
+            self._submit(partial(self._open, opening))
         return len(due)
+
+    def _open(self, opening: Opening) -> Delivery | None:
+        """Open a tick, at whose end the next one of its job may have waited for its turn."""
+        delivery = opening()
+        if delivery is None:
+            self._look_again.set()
+        else:
+            delivery.settle = partial(self._settle, delivery.settle)
+        return delivery
+
+    def _settle(self, settle: Callable[[Exception | None], None], error: Exception | None) -> None:
+        settle(error)
+        self._look_again.set()
 
     def _see_to_ticks(self) -> None:
         if not self._begun:
