@@ -189,6 +189,10 @@ class Meter:
             return dict(self._calls), self._token_requests
 
 
+STATES = ("waiting", "running", "done", "failed")
+"""What a delivery can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What the ledger knows of a delivery; times are seconds since 1970 by its clock.

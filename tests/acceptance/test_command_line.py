@@ -392,6 +392,18 @@ def test_status_says_why_a_delivery_failed_and_that_the_inbox_is_missing(longsho
     assert "inbox: there is no such folder" in done.stderr
 
 
+@pytest.mark.parametrize(("command", "code"), [(["status", "--json"], 0), (["show", "ab"], 2), (["retry", "ab"], 2)])
+def test_who_looks_where_no_worker_has_run_is_told_so_each_time_as_the_place_may_be_mistyped(
+    longshore, project, command, code
+):
+    for _ in range(2):
+        done = longshore(*command, cwd=project)
+        assert done.returncode == code
+        assert "state.db: there is no ledger, as no worker has run with these settings yet" in done.stderr
+    assert code or json.loads(done.stdout)["counts"] == {"waiting": 0, "running": 0, "done": 0, "failed": 0}
+    assert not (project / ".longshore").exists()
+
+
 def test_status_tells_of_files_that_lie_in_the_inbox_as_the_ledger_does_not_know_them(longshore, project):
     (project / "inbox" / "folder").mkdir(parents=True)
     for name in ("\udce9.csv", "b.csv", ".hidden.csv"):
@@ -454,7 +466,8 @@ def test_show_tells_all_of_a_delivery_by_the_beginning_of_its_id(longshore, proj
 
 
 @pytest.mark.parametrize("command", ["show", "retry"])
-def test_an_unknown_delivery_is_misuse(longshore, project, command):
+def test_an_unknown_delivery_is_misuse(longshore, project, samples, command):
+    longshore("process", samples / "roster-brno.csv", cwd=project)
     done = longshore(command, "ffffffff", cwd=project)
     assert (done.returncode, done.stderr) == (
         2,
@@ -577,7 +590,7 @@ def test_verify_is_content_with_the_outbox_until_something_in_it_changes(longsho
 def test_a_ledger_that_is_newer_than_the_program_is_told_without_a_traceback(longshore, project):
     import sqlite3
 
-    longshore("status", cwd=project)
+    longshore("jobs", cwd=project)
     ledger = sqlite3.connect(project / ".longshore" / "state.db")
     ledger.execute("UPDATE longshore SET schema = 999")
     ledger.commit()

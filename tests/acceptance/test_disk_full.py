@@ -109,6 +109,8 @@ def test_a_ledger_that_cannot_be_opened_on_a_full_disk_says_so(tmp_path: Path) -
     project = make_project(tmp_path / "project", "http://127.0.0.1:9")
     told = project / "told"
     with small_disk(project / ".longshore") as disk:
+        with longshore("--config", project / "longshore.toml", "jobs", log=told) as process:  # makes the ledger
+            assert process.wait(60) == 0
         fill(disk)
         with longshore("--config", project / "longshore.toml", "status", log=told) as process:
             assert process.wait(60) == 2

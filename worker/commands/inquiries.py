@@ -50,20 +50,46 @@ def check(config: Config = None, json: Json = False) -> None:
 
 def status(config: Config = None, json: Json = False) -> None:
     """What is running, waiting, done and failed, and why."""
-    from worker.commands import accounts, places, screens
-    from worker.ledger import Ledger
+    from worker.commands import places, screens
 
     settings = load_worker(config)
-    with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
-        absent, entries, counts = _absent(ledger, settings), ledger.entries(), ledger.counts()
-        pauses, brokers = accounts.pauses(ledger.pauses.current())
-    lines = [accounts.line(entry, absent) for entry in entries]
-    around: dict[str, Any] = {"backends": pauses, "broker": brokers, "waits": accounts.waits(entries)}
-    around |= {"disks": places.full_disks(settings), "inbox": _lying_in(settings)}
+    known = _known(settings) | {"disks": places.full_disks(settings), "inbox": _lying_in(settings)}
     if json:
-        screens.say_json({"deliveries": lines, "counts": counts, **around})
+        screens.say_json(known)
     else:
-        screens.status(lines, counts, **around)
+        screens.status(known.pop("deliveries"), known.pop("counts"), **known)
+
+
+def _known(settings: Settings) -> dict[str, Any]:
+    """What the ledger tells."""
+    from worker.commands import accounts, screens
+    from worker.records import STATES
+
+    if nobody_ran := _without_ledger(settings):
+        screens.say(nobody_ran, stderr=True)
+        return {"deliveries": [], "counts": dict.fromkeys(STATES, 0), "backends": [], "broker": [], "waits": []}
+    with closing(_open(settings)) as ledger:
+        absent, entries, counts = _absent(ledger, settings), ledger.entries(), ledger.counts()
+        backends, broker = accounts.pauses(ledger.pauses.current())
+    lines, waits = [accounts.line(entry, absent) for entry in entries], accounts.waits(entries)
+    return {"deliveries": lines, "counts": counts, "backends": backends, "broker": broker, "waits": waits}
+
+
+def _without_ledger(settings: Settings) -> str:
+    """A sentence, if there is none. Whoever looks makes none: a mistyped ``state`` would look like a quiet day."""
+    file = settings.ledger_file
+    with suppress(OSError):  # which is told when it is opened
+        if file and not file.exists():
+            return f"{file}: there is no ledger, as no worker has run with these settings yet"
+    return ""
+
+
+def _open(settings: Settings) -> Ledger:
+    from worker.ledger import Ledger
+
+    if nobody_ran := _without_ledger(settings):
+        misused(nobody_ran)
+    return Ledger(settings.worker.state, lease=settings.worker.lease_seconds)
 
 
 def _absent(ledger: Ledger, settings: Settings) -> Absent:
@@ -94,10 +120,9 @@ def _lying_in(settings: Settings) -> dict[str, Any]:
 def show(delivery: DeliveryId, config: Config = None, json: Json = False) -> None:
     """Everything that is known of a delivery."""
     from worker.commands import accounts, screens
-    from worker.ledger import Ledger
 
     settings = load_worker(config)
-    with closing(Ledger(settings.worker.state, lease=settings.worker.lease_seconds)) as ledger:
+    with closing(_open(settings)) as ledger:
         entry = _find(ledger, delivery)
         found = accounts.full(entry, ledger.attempts(entry.id), settings.worker.outbox, _absent(ledger, settings))
     if json:
@@ -114,10 +139,9 @@ def retry(
 ) -> None:
     """Put a failed delivery back among the waiting, or the rejected rows of a done one into the inbox."""
     from worker.commands import screens
-    from worker.ledger import Ledger
 
     settings = load_worker(config)
-    with closing(Ledger(settings.worker.state)) as ledger:
+    with closing(_open(settings)) as ledger:
         entry = _find(ledger, delivery)
         name = _drop_rejected(entry, load_project(config)) if rejected else _reopen(entry, ledger, settings)
     if json:

@@ -20,7 +20,7 @@ from worker.ledger.schedules import Schedules, out_of_turn
 from worker.ledger.schema import attempt_table
 from worker.ledger.schema import delivery_table as table
 from worker.ledger.tokens import Tokens
-from worker.records import Attempt, Delivery, Entry
+from worker.records import STATES, Attempt, Delivery, Entry
 
 _ENDED = table.c.state.in_(["done", "failed"])
 
@@ -230,7 +230,7 @@ class Ledger:
         with self._database.read() as connection:
             found = Counter({str(state): int(count) for state, count in connection.execute(statement)})
         found.update(self.messages.counts())
-        return {state: found[state] for state in ("waiting", "running", "done", "failed")}
+        return {state: found[state] for state in STATES}
 
     def unsettled(self) -> int:
         """How many deliveries of files and ticks this worker has begun, and not been able to write the end of."""

@@ -19,7 +19,7 @@ from worker.errors import storable
 from worker.ledger.database import Database
 from worker.ledger.memory import JobState
 from worker.ledger.schema import message_table as table
-from worker.records import Entry
+from worker.records import STATES, Entry
 
 RETENTION = 24 * 3600.0  # seconds that a finished message is remembered for
 LOOKED_UP = 400  # messages that are looked up at once: a statement takes only so many values
@@ -278,8 +278,7 @@ class Messages:
     def entries(self, *, limit: int) -> list[Entry]:
         """The newest of each state, as deliveries; of millions, only those are read."""
         newest = sa.select(table).order_by(table.c.expires.desc()).limit(limit)
-        states = ("waiting", "running", "done", "failed")
-        return [entry for state in states for entry in self._entries(newest.where(table.c.state == state))]
+        return [entry for state in STATES for entry in self._entries(newest.where(table.c.state == state))]
 
     def _entries(self, statement: sa.Select[Any]) -> list[Entry]:
         with self._database.read() as connection:
