@@ -34,6 +34,7 @@ def test_every_command_does_what_the_page_needs_it_for(page, tmp_path, environme
         if snippet.comment == "in a project" and folder == tmp_path:
             run("longshore init project", tmp_path, environment)
             folder = tmp_path / "project"
+            run("longshore run --once", folder, environment)  # so that there is a ledger
         if snippet.file:
             (folder / snippet.file).parent.mkdir(exist_ok=True)
             (folder / snippet.file).write_text(snippet.text)
