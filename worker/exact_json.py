@@ -23,6 +23,7 @@ _EXACT = frozenset({str, int, bool, type(None)})  # what orjson gives only for w
 # What a number with a fraction, an exponent or too many digits looks like; strings that do cost only a second look.
 _SUSPECT = re.compile(rb"[:\[,][\s-]*+\d++(?:[.eE]|(?<=\d{19}))")
 
+_TOO_FAR = "is JSON with a number whose exponent is out of all range"  # for a Decimal, which bears 18 digits of it
 _LONG = re.compile(rb"\d{19}")  # as many digits as the shortest number has that needs more than 64 bits
 
 
@@ -45,7 +46,10 @@ def read_value(text: str, at: int) -> tuple[Any, int]:
 
     Raises ``ValueError``.
     """
-    return _exact.raw_decode(text, at)
+    try:
+        return _exact.raw_decode(text, at)
+    except ArithmeticError:
+        raise ValueError(_TOO_FAR) from None
 
 
 def loads(text: bytes | str) -> Any:
@@ -66,6 +70,8 @@ def loads(text: bytes | str) -> Any:
         return _decode_exactly(data.decode()) if _holds_a_fraction(parsed) else parsed
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+    except ArithmeticError:
+        raise ValueError(_TOO_FAR) from None
 
 
 def loads_as_python(data: bytes) -> Any:
@@ -97,6 +103,10 @@ def fault(text: bytes) -> str:
 def _refuse_infinite(number: str) -> float:
     if isinf(float(number)):
         raise ValueError("is JSON with a number that is too large")
+    try:
+        Decimal(number)
+    except ArithmeticError:
+        raise ValueError(_TOO_FAR) from None
     return 0.0
 
 

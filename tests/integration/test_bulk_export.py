@@ -271,13 +271,33 @@ def test_who_waited_for_another_ones_export_begins_none_when_the_worker_stops(se
 
 
 def test_what_an_earlier_attempt_left_half_written_is_removed(server, tick):
-    server.made(ONE)
-    tick.rows("Patient")
-    (folder,) = (tick.folder / "exports").iterdir()
-    half = folder / ".1.ndjson.0a.part"
+    half = begun(server, tick) / ".1.ndjson.0a.part"
     half.write_bytes(b"{")
-    assert tick.rows("Patient") == [ONE]
+    assert tick.rows("Patient") == [ONE, TWO]
     assert not half.exists()
+
+
+def test_who_has_lost_the_delivery_meanwhile_removes_nothing_of_the_one_who_has_it_now(server, tick):
+    half = begun(server, tick) / ".1.ndjson.0a.part"
+    half.write_bytes(b"{")
+    lost = threading.Event()
+    lost.set()
+    ehr = tick.backend().open(Meter(), lost, tick.folder).at(RowKey("d" * 64, 2))
+    with pytest.raises(Interrupted):
+        list(ehr.export("Patient"))
+    assert half.exists()
+
+
+def begun(server, tick):
+    """The folder of an export of which one file of two has been fetched."""
+    server.made(ONE)
+    second = server.made(TWO)
+    server.answers[second] = 503, {}
+    with pytest.raises(Unavailable):
+        tick.rows("Patient")
+    del server.answers[second]
+    (folder,) = (tick.folder / "exports").iterdir()
+    return folder
 
 
 def test_nothing_of_an_export_that_was_given_up_is_taken_for_a_part_of_the_next_one(server, tick, monkeypatch):
@@ -634,12 +654,13 @@ def test_a_file_that_is_whole_and_wrong_at_each_try_is_given_up(server, tick):
     [
         (b'{"resourceType":"Patient"}\n', "has 1 of the 2 lines"),
         (b'{"resourceType":"Patient"}\n{"resourceType":"Pat', "line that is cut or no JSON, number 2"),
+        (b'{"resourceType":"Patient"}\n{"resourceType":"Patient","x":0e99999999999999999999}', "no JSON, number 2"),
         (b'{"resourceType":"Patient"}\n' * 3, "more than the 2 lines"),
         (b'{"resourceType":"Patient"}\n{"resourceType":"Group"}\n', "something else in line 2"),
         (b'{"resourceType":"Patient"}\n[]\n', "something else in line 2"),
         (b'{"resourceType":"Patient","x":"' + b"x" * 2**20, "bytes in a line"),
     ],
-    ids=["short", "cut", "long", "another type", "no resource", "long line"],
+    ids=["short", "cut", "no number", "long", "another type", "no resource", "long line"],
 )
 def test_a_file_that_is_not_what_the_manifest_says_is_never_taken_for_it(server, tick, body, said):
     path = server.made(ONE, TWO)

@@ -90,6 +90,8 @@ def test_a_charset_where_the_encoding_stands_means_a_body_as_it_is(charset):
         (b'{"a": NaN}', {}, "has NaN or Infinity, which JSON does not know"),
         (b'{"a": 1e999}', {}, "a number that is too large"),
         (b'{"a": %b}' % (b"1" * 9_000), {}, "a number that is too large"),
+        (b'{"a": 0e99999999999999999999}', {}, "a number whose exponent is out of all range"),
+        (b'[{"a": 1e-99999999999999999999}]', {}, "a number whose exponent is out of all range"),
         (b'{"a": "\\ud83d"}', {}, "half a surrogate pair"),
         (b"[1, {]", {}, "is not JSON (line 1, character 6)"),
         (b'[{"a": -Infinity}]', {}, "has NaN or Infinity, which JSON does not know"),
@@ -105,7 +107,7 @@ def test_a_charset_where_the_encoding_stands_means_a_body_as_it_is(charset):
         (gzip.compress(b'{"a": 1}')[:-4], {"content_encoding": "gzip"}, "cut off"),
         (gzip.compress(b" " * (LIMIT + 1)), {"content_encoding": "gzip"}, "unfolds to more than 10000 bytes"),
     ],
-    ids=range(25),
+    ids=range(27),
 )
 def test_what_cannot_be_read_is_said_without_quoting_it(data, changes, reason):
     with pytest.raises(DeliveryError, match=re.escape(reason)) as raised:

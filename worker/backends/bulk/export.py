@@ -194,7 +194,8 @@ class _Making:
         """Returns when all files are there; ``again``: one that the server has dropped is begun anew, once."""
         if self._progress.is_over and self._progress.is_whole:
             return
-        self._caller.wait(0)  # whoever waited for a turn may be the next to stop
+        self._caller.wait(0)  # whoever waited for a turn may be the next to stop, or have lost the delivery
+        self._progress.tidy()
         if self._progress.is_over:  # and somebody has tidied up
             self._progress.forget()
         try:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import requests
 
 from worker import exact_json
@@ -105,7 +104,7 @@ class _Lines:
         if self._file.count is not None and self._count > self._file.count:
             raise self._refused(f"has more than the {self._file.count} lines that the manifest counts")
         try:
-            resource = orjson.loads(text)
+            resource = exact_json.loads(text)  # as it will be read
         except ValueError as error:
             raise self._broken(f"has a line that is cut or no JSON, number {self._count}") from error
         if not isinstance(resource, dict) or resource.get("resourceType") != self._file.type:

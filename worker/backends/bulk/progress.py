@@ -31,11 +31,14 @@ class Progress:
         self._manifest: Manifest | None = None
 
     def begin(self) -> None:
-        """Look for what an earlier attempt has left; what that left half written is removed."""
+        """Look for what an earlier attempt has left."""
         files.durable_folder(self._folder)
+        self._look()
+
+    def tidy(self) -> None:
+        """Remove what an earlier attempt has left half written; for whoever has the delivery."""
         for part in self._folder.rglob(".*.part"):
             part.unlink(missing_ok=True)
-        self._look()
 
     def _look(self) -> None:
         self._status, own = self._begun()
