@@ -1,11 +1,5 @@
 import pytest
 from certificates import Authority
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from token_server import settings_of
 
 from worker.auth.client_authentication import PrivateKeyJwt, TlsClientAuth
@@ -60,7 +54,7 @@ def test_another_certificate_is_another_proof(authority):
         (lambda pair, other: pair.key.write_text(other.key.read_text()), "client_cert", "is no certificate"),
         (lambda pair, other: pair.certificate.write_text("canary"), "client_cert", "is no certificate"),
         (lambda pair, other: pair.key.unlink(), "client_key", "cannot be read: No such file"),
-        (lambda pair, other: encrypt(pair.key), "client_key", "is encrypted with a passphrase"),
+        (lambda pair, other: pair.encrypt(), "client_key", "is encrypted with a passphrase"),
     ],
 )
 def test_a_certificate_that_cannot_be_used_is_a_mistake_in_the_configuration(authority, damage, key, what):
@@ -72,11 +66,6 @@ def test_a_certificate_that_cannot_be_used_is_a_mistake_in_the_configuration(aut
     [problem] = caught.value.problems
     assert (problem.key, problem.what.startswith(what)) == (f"auth.hospital.{key}", True)
     assert "canary" not in str(caught.value)
-
-
-def encrypt(path):
-    key = load_pem_private_key(path.read_bytes(), None)
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")))
 
 
 def test_a_file_without_authorities_is_a_mistake_in_the_configuration(tmp_path):

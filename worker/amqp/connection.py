@@ -44,7 +44,8 @@ class Options:
         """Read anew at each connection, so that certificates may be rotated; raises ``OSError``."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.client_cert:
-            context.load_cert_chain(self.client_cert, self.client_key)
+            # Without a password, OpenSSL would ask the terminal for that of a key which is encrypted by now, and wait.
+            context.load_cert_chain(self.client_cert, self.client_key, password="")
         return context
 
 

@@ -118,6 +118,7 @@ class Connection:
             certificate, key = way.cert if isinstance(way.cert, tuple) else (way.cert, way.cert)
             curl.setopt(pycurl.SSLCERT, certificate)
             curl.setopt(pycurl.SSLKEY, key)
+            curl.setopt(pycurl.KEYPASSWD, "")  # of one that is encrypted by now, OpenSSL would ask the terminal
         curl.perform()
 
     def is_quiet(self) -> bool:
