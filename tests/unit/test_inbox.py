@@ -222,6 +222,18 @@ def test_a_file_that_may_not_be_read_is_left_alone_with_one_warning(worker, monk
     assert worker.inbox.sweep().trouble.endswith("/inbox/secret.csv: it may not be read; give this user the permission")
 
 
+def test_a_file_that_another_worker_takes_while_it_is_looked_at_is_no_trouble(worker, monkeypatch, capture_log):
+    taken = worker.drop("taken.csv")
+
+    def access(path, mode):
+        taken.unlink(missing_ok=True)
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    assert worker.inbox.sweep().trouble == ""
+    assert warnings(capture_log) == []
+
+
 def test_a_file_that_cannot_be_moved_does_not_hold_up_the_others(worker, monkeypatch, capture_log):
     rename = Path.rename
 

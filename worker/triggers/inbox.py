@@ -239,8 +239,9 @@ class Inbox:
 
 
 def _fault(entry: os.DirEntry[str]) -> str:
-    """Why a file of the inbox cannot be taken; empty if it can."""
+    """Why a file of the inbox cannot be taken; empty if it can. Raises ``FileNotFoundError`` if it is there no more."""
     if not os.access(entry.path, os.R_OK):
+        os.lstat(entry.path)  # another worker may just have taken it
         return "it may not be read; give this user the permission"
     return files.name_fault(entry.name)
 
