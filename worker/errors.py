@@ -219,3 +219,8 @@ def sentence(error: BaseException) -> str:
         said = f"{error.strerror}: {where}" if where else error.strerror
         return f"{said}; {_DISK[error.errno]}" if error.errno in _DISK else said
     return f"an unexpected {type(error).__name__}; the log says where"
+
+
+def is_unexpected(error: BaseException) -> bool:
+    """Whether ``sentence`` has nothing to say of it, and leaves it to the log."""
+    return not isinstance(error, WorkerError) and not (isinstance(error, OSError) and error.strerror)

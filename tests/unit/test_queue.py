@@ -19,7 +19,7 @@ from worker.runner import Runner
 from worker.stopping import Stop
 from worker.triggers import desk, letters
 from worker.triggers.queue import Queue
-from worker.triggers.requests import Consumed
+from worker.triggers.requests import Consumed, Request
 
 NOW = 1_795_399_200.0
 SECONDS = 10  # after which a test that hangs fails
@@ -383,6 +383,20 @@ def test_after_max_attempts_an_outage_makes_a_dead_letter_only_where_the_job_say
     worker.turn()
     assert worker.dead == ["Unavailable"]
     assert twin.published["orders.dead"][0].message_id == "two"
+
+
+@pytest.mark.parametrize(("most", "event"), [(None, "message waits"), (1, "message failed")])
+def test_of_what_nobody_expected_the_log_says_where_it_was(hire, capture_log, monkeypatch, most, event):
+    def breaks(*_):
+        raise OverflowError("canary")
+
+    worker = hire(max_attempts=most)
+    monkeypatch.setattr(Request, "open", breaks)
+    worker.ask({"n": 1})
+    worker.turn()
+    (told,) = (each for each in capture_log if each["event"] == event)
+    assert told["reason"] == "an unexpected OverflowError; the log says where"
+    assert "in test_of_what_nobody_expected_the_log_says_where_it_was.<locals>.breaks" in told["where"]
 
 
 def test_a_worker_that_is_told_to_stop_claims_nothing_while_it_waits_for_what_is_under_way(hire, twin):

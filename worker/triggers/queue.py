@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from worker import exact_json, log
 from worker.amqp import Broker, Consumption, Message
 from worker.cores import Cores
-from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, sentence
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, is_unexpected, sentence
 from worker.ledger import Messages, Standing
 from worker.records import Delivery, Reply
 from worker.sockets import Opening
@@ -230,13 +230,13 @@ class Queue:
 
     def _fail(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
-        self._log.error("message failed", error=type(error).__name__, reason=detail, delivery=request.delivery)
+        self._tell(self._log.error, "message failed", request, error)
         note = request.note(delivery, "failed", error=type(error).__name__, detail=detail)
         self._desk.end(request, note, partial(self._answering.bury_all, request, error, detail))
 
     def _try_again(self, request: Request, delivery: Delivery | None, error: Exception) -> None:
         detail = sentence(error)
-        self._log.warning("message waits", error=type(error).__name__, reason=detail, delivery=request.delivery)
+        self._tell(self._log.warning, "message waits", request, error)
         note = request.note(delivery, "waiting", error=type(error).__name__, detail=detail)
 
         def send() -> None:
@@ -246,6 +246,12 @@ class Queue:
                 )
 
         self._desk.end(request, note, send)
+
+    @staticmethod
+    def _tell(say: Callable[..., object], event: str, request: Request, error: Exception) -> None:
+        facts = {"error": type(error).__name__, "reason": sentence(error), "delivery": request.delivery}
+        where = {"where": log.location(error)} if is_unexpected(error) else {}
+        say(event, **facts, **where)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Send what is answered in the ``with`` at its end."""

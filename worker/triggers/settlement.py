@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from worker import log
-from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, Unavailable, WorkerError, sentence
+from worker.errors import DeliveryError, LeftAlone, LostLease, Paused, Stopping, Unavailable, is_unexpected, sentence
 from worker.ledger import Ledger
 from worker.records import Delivery, Entry
 from worker.triggers.endings import Ending
@@ -78,8 +78,8 @@ class Settlement:
         if isinstance(error, Stopping):
             self._log.info("delivery left for the next start")
             return
-        where = {} if isinstance(error, WorkerError | OSError) else {"where": log.location(error)}
         facts = {"error": type(error).__name__, "reason": sentence(error), "seconds": round(hold_off, 1)}
+        where = {"where": log.location(error)} if is_unexpected(error) else {}
         self._log.warning("delivery waits", **facts, **where)
 
     def _hold_off(self, entry: Entry, error: Exception) -> float:
