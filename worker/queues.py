@@ -79,7 +79,7 @@ class Queues:
             stop=self.stop,
         )
         broker.start(self.pool.cores.join)
-        self.fleet.listen(broker.news)
+        self.fleet.listen(lambda: broker.news(queue.neglected))
         queue.start()
         try:
             yield queue

@@ -1,7 +1,9 @@
 """What can be seen from outside of a worker's broker."""
 
 import json
+from contextlib import closing
 
+import pika
 import pytest
 from orders import wait_for
 from prepared import longshore
@@ -57,4 +59,23 @@ def test_status_says_nothing_of_a_broker_that_is_there(tmp_path, broker_url):
     log = tmp_path / "log"
     with longshore("--config", project(tmp_path, broker_url), "run", log=log) as worker:
         wait_for(lambda: "broker connected" in log.read_text(), alive=worker)
+        wait_for(lambda: not broker(tmp_path), alive=worker)
+
+
+def test_status_tells_of_a_queue_that_is_gone_until_it_is_consumed_again(tmp_path, broker_url):
+    config, log = project(tmp_path, broker_url), tmp_path / "log"
+    with longshore("--config", config, "run", "--once") as worker:  # makes the queues
+        assert worker.wait(60) == 0
+    config.write_text(f'{config.read_text()}\n[jobs.answer]\ndeclare = "passive"\n')
+    with (
+        longshore("--config", config, "run", log=log) as worker,
+        closing(pika.BlockingConnection(pika.URLParameters(broker_url))) as operator,
+    ):
+        wait_for(lambda: "broker connected" in log.read_text(), alive=worker)
+        queues = operator.channel()
+        queues.queue_delete("q")
+        wait_for(lambda: broker(tmp_path), alive=worker)
+        (told,) = broker(tmp_path)
+        assert told["reason"].startswith("has a queue that is not worked off: q: ")
+        queues.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
         wait_for(lambda: not broker(tmp_path), alive=worker)

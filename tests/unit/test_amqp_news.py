@@ -20,9 +20,9 @@ class Told:
         self.now = 1000.0
         self.news = News(lambda: self.now)
 
-    def of(self, state, after=0.0):
+    def of(self, state, after=0.0, **neglected):
         self.now += after
-        return self.news.of(state)
+        return self.news.of(state, **neglected)
 
 
 @pytest.fixture
@@ -54,6 +54,13 @@ def test_that_it_is_there_again_is_told_once(told):
     told.of(AWAY)
     assert told.of(UP) == Pause(BROKER, 0.0, is_down=True, reason="")
     assert told.of(UP) is None
+
+
+def test_a_queue_that_is_not_worked_off_is_told_unless_the_broker_is_away(told):
+    queue = {"neglected": "orders: access refused; grant it"}
+    assert told.of(UP, **queue).reason == "has a queue that is not worked off: orders: access refused; grant it"
+    assert told.of(AWAY, **queue).reason == REASON
+    assert told.of(UP).reason == ""
 
 
 def test_trouble_without_an_advice_is_told_by_itself(told):

@@ -76,6 +76,12 @@ def test_a_charset_where_the_encoding_stands_means_a_body_as_it_is(charset):
     assert Body(b'{"n": 1}', content_encoding=charset).is_small
 
 
+def test_a_body_folded_in_many_parts_is_all_of_them():
+    text = json.dumps([{"n": n} for n in range(900)]).encode()
+    data = b"".join(gzip.compress(text[at : at + 3]) + gzip.compress(b"") for at in range(0, len(text), 3))
+    assert Body(data, content_encoding="gzip").unfolded(len(text)).data == text
+
+
 @pytest.mark.parametrize(
     ("data", "changes", "reason"),
     [

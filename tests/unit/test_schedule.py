@@ -286,6 +286,23 @@ def test_missed_ticks_that_are_all_to_be_run_are_not_left_out_for_each_other(wor
     assert list(one.states) == [f"nightly-20261123T020{minute}00Z" for minute in (1, 3, 4)]
 
 
+@pytest.mark.parametrize("late", [0, 40])
+@pytest.mark.parametrize(("misfire", "ran"), [("once", 1), ("skip", 0)])
+def test_missed_ticks_make_their_one_run_also_where_a_worker_died_in_the_one_before_them(
+    worker, clock, misfire, ran, late
+):
+    dead = worker(scheduled(misfire=misfire), owner="here.1.dead")
+    dead.look()
+    clock.now += MINUTE
+    assert dead.look() == 1
+    dead.submitted.pop()()
+    clock.now += 10 * MINUTE + late
+    other = worker(scheduled(misfire=misfire), owner="here.1.other")
+    while other.turn():
+        pass
+    assert list(other.states.values()) == ["done"] * (1 + ran)
+
+
 def down(ctx):
     raise Unavailable("ehr", "is down")
     yield {}

@@ -70,9 +70,12 @@ class Broker:
         states = [self._links[purpose].state for purpose in ("consuming", "publishing") if purpose in self._used]
         return min(states, key=lambda state: (state.up, not state.blocked), default=self._links["consuming"].state)
 
-    def news(self) -> Pause | None:
-        """That it is away, or is there again, where that was not told yet; called by one thread."""
-        return None if self._closing.is_set() else self._news.of(self.state)
+    def news(self, neglected: str = "") -> Pause | None:
+        """That it is away, or is there again, where that was not told yet; called by one thread.
+
+        ``neglected`` is a queue that is not worked off though it is there, and why.
+        """
+        return None if self._closing.is_set() else self._news.of(self.state, neglected)
 
     def start(self, first: Callable[[], None] = lambda: None) -> None:
         """Begin to connect; its thread calls ``first`` before."""

@@ -1,4 +1,4 @@
-"""That the broker is away, for people who look at the workers from outside."""
+"""That the broker is away, or a queue not worked off, for people who look at the workers from outside."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ TOLD_SECONDS = 15.0
 
 
 class News:
-    """What there is to be told of a broker's state by now; while it is away, that is told again and again."""
+    """What there is to be told of a broker's state by now; while anything is amiss, that is told again and again."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._told = ""
         self._again = 0.0
 
-    def of(self, state: State) -> Pause | None:
-        """None where that was told already."""
+    def of(self, state: State, neglected: str = "") -> Pause | None:
+        """None where that was told already; ``neglected`` says which queue is not worked off, if any, and why."""
         reason, now = _trouble(state), self._clock()
+        if neglected and not reason:
+            reason = f"has a queue that is not worked off: {neglected}"
         if reason == self._told and (not reason or now < self._again):
             return None
         self._told, self._again = reason, now + AGAIN_SECONDS

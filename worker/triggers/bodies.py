@@ -23,6 +23,7 @@ _CSV = {"text/csv", "application/csv"}
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # Those of text that is not folded: where AMQP has the encoding of the content, Spring and kombu write its charset.
 _UNFOLDED = {"", "identity", "utf-8", "utf8", "us-ascii", "ascii", "binary"}
+_PIECE = 2**13  # of a folded body: what comes after a part's end is copied, for each of perhaps a million parts
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WHITE = b" \t\r\n"
 
@@ -126,16 +127,18 @@ def _is_table(content_type: str) -> bool:
 
 
 def _unfold(data: bytes, window: int, limit: int) -> bytes:
-    unfolded = b""
-    while data:  # gzip data may consist of several parts
+    unfolded, rest = bytearray(), memoryview(data)
+    while rest:  # gzip data may consist of several parts
         unpacker = zlib.decompressobj(window)
-        unfolded += unpacker.decompress(data, limit + 1 - len(unfolded))
-        if len(unfolded) > limit:
-            raise DeliveryError(f"its body unfolds to more than {limit} bytes; send fewer rows at once")
-        if not unpacker.eof:
-            raise DeliveryError("its compressed body is cut off; send it again")
-        data = unpacker.unused_data
-    return unfolded
+        while not unpacker.eof:
+            if not rest:
+                raise DeliveryError("its compressed body is cut off; send it again")
+            piece = rest[:_PIECE]
+            unfolded += unpacker.decompress(piece, limit + 1 - len(unfolded))
+            if len(unfolded) > limit:
+                raise DeliveryError(f"its body unfolds to more than {limit} bytes; send fewer rows at once")
+            rest = rest[len(piece) - len(unpacker.unused_data) :]
+    return bytes(unfolded)
 
 
 def _chunk(start: int, values: list[Any]) -> Chunk:

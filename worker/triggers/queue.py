@@ -109,6 +109,11 @@ class Queue:
         state = self._broker.state
         if not state.up:
             return f"there is no connection to the broker ({state.reason}); {state.advice}"
+        return self.neglected
+
+    @property
+    def neglected(self) -> str:
+        """The same where there is a connection."""
         reasons = (f"{queue}: {each.reason}" for queue, each in self._consumptions.items() if each.reason)
         return next(reasons, self._answering.trouble)
 

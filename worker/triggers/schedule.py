@@ -143,7 +143,8 @@ class Timetable:
         after, until = _moment(seen.seen_to), _moment(now)
         if due := self._due(after, until):
             late = [time for time in due if now - time.timestamp() > GRACE_SECONDS]
-            self._make(seen, due, self._chosen(due, late))
+            missed = now - self._calendar.after(after).timestamp() > GRACE_SECONDS
+            self._make(seen, due, self._chosen(due, late, missed=missed))
             after = due[-1]
         self.seconds_left = min(QUIET_SECONDS, (self._calendar.after(after) - until).total_seconds())
 
@@ -159,11 +160,16 @@ class Timetable:
         last = self._calendar.last(after, until)
         return [last] if last else []
 
-    def _chosen(self, due: list[datetime], late: list[datetime]) -> list[datetime]:
-        """Those of the ticks that are to be run."""
+    def _chosen(self, due: list[datetime], late: list[datetime], *, missed: bool) -> list[datetime]:
+        """Those of the ticks that are to be run. ``missed``: nobody saw to them, or to others before them, in time.
+
+        A tick that was missed did not come while the one before it ran.
+        """
         chosen = [time for time in due if time not in late] if self._job.misfire == "skip" else due
         if self._job.overlap == "queue" or self._job.files or not self._schedules.is_busy(self._job.name):
             return chosen
+        if self._job.misfire == "once":
+            return due if missed else []
         return late if self._job.misfire == "all" else []
 
     def _make(self, seen: Scheduled, due: list[datetime], chosen: list[datetime]) -> None:
