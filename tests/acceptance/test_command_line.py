@@ -587,6 +587,14 @@ def test_verify_is_content_with_the_outbox_until_something_in_it_changes(longsho
     assert (missing.returncode, missing.stderr) == (2, "error: nowhere.manifest.json: there is no such file\n")
 
 
+def test_verify_does_not_take_an_outbox_that_is_not_there_for_an_empty_one(longshore, project, samples):
+    longshore("process", samples / "roster-brno.csv", cwd=project)
+    (project / "outbox").rename(project / "elsewhere")
+    done = longshore("verify", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "outbox: cannot be looked into: No such file or directory" in done.stderr
+
+
 def test_a_ledger_that_is_newer_than_the_program_is_told_without_a_traceback(longshore, project):
     import sqlite3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -170,7 +171,7 @@ def _drop_rejected(entry: Entry, project: Project) -> str:
     from worker import files
 
     worker = project.settings.worker
-    if not (rejects := next(worker.outbox.glob(f"*-{entry.id}.rejected.csv"), None)):
+    if not (rejects := next(_seen(worker.outbox).glob(f"*-{entry.id}.rejected.csv"), None)):
         misused(f"delivery {entry.id}: it has no rejected rows in {worker.outbox}")
     if fault := files.name_fault(rejects.name):
         misused(f"{rejects}: the inbox cannot take it, {fault}; copy it there under a shorter name")
@@ -207,7 +208,7 @@ def verify(
     from worker.commands import screens, verification
 
     check_files(manifests or ())
-    found = manifests or sorted(load_worker(config).worker.outbox.glob("*.manifest.json"))
+    found = manifests or sorted(_seen(load_worker(config).worker.outbox).glob("*.manifest.json"))
     for manifest in found:
         if difference := next(verification.differences(manifest), None):
             if json:
@@ -219,6 +220,15 @@ def verify(
         screens.say_json({"ok": True, "manifests": len(found)})
     else:
         screens.say(f"{len(found)} manifests, and all that they name is as they say")
+
+
+def _seen(folder: Path) -> Path:
+    """The folder, if it can be looked into: ``glob`` would take a share that is not mounted for an empty one."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        misused(f"{folder}: cannot be looked into: {error.strerror}; see to it, and whether it is the right one")
+    return folder
 
 
 def jobs(config: Config = None, json: Json = False) -> None:
