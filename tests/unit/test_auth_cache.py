@@ -345,6 +345,64 @@ def test_a_wrong_secret_is_refused_and_not_tried_again_at_once(fleet):
     assert len(fleet.server.requests) == 1
 
 
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+def test_what_was_mended_at_the_server_is_tried_at_once_by_whoever_is_told_to_reload(fleet, whose):
+    worker, other = fleet.worker(client_secret="mended"), fleet.worker(client_secret="mended")
+    with pytest.raises(Unauthorized):
+        token_of(worker)
+    with pytest.raises(Unauthorized):
+        token_of(other)
+    fleet.server.secret = "mended"
+    (worker if whose == "its own" else other).reload()
+    fleet.clock.now += 0.5
+    (token,) = {token_of(worker if whose == "its own" else other)}
+    fleet.clock.now += 0.5  # of the second's backoff, nothing is left; who was refused looks once a second
+    assert {token_of(worker), token_of(other)} == {token}
+    assert len(fleet.server.requests) == 2
+
+
+def test_who_was_refused_looks_once_a_second_whether_another_got_a_token(fleet):
+    worker, other = fleet.worker(client_secret="mended"), fleet.worker(client_secret="mended")
+    for seconds in (1, 2, 4):
+        with pytest.raises(Unauthorized):
+            token_of(worker)
+        fleet.clock.now += seconds
+    with pytest.raises(Unauthorized):
+        token_of(worker)
+    asked = len(fleet.server.requests)
+    fleet.server.secret = "mended"
+    fleet.clock.now += 1
+    with pytest.raises(Unauthorized):
+        token_of(worker)
+    assert len(fleet.server.requests) == asked == 4, "nobody asks before the backoff is over"
+    other.reload()
+    token = token_of(other)
+    with pytest.raises(Unauthorized):
+        token_of(worker)
+    fleet.clock.now += 1
+    assert token_of(worker) == token
+    assert len(fleet.server.requests) == 5
+
+
+def test_a_reload_does_not_end_the_pause_that_an_overloaded_server_asked_for(fleet):
+    fleet.server.script = [answer(**OVERLOADED)]
+    worker = fleet.worker()
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            token_of(worker)
+        worker.reload()
+    assert len(fleet.server.requests) == 1
+
+
+def test_while_the_store_is_down_a_refusal_holds_off_as_before(fleet):
+    worker = fleet.worker(store=DeadStore(), client_secret="wrong")
+    for seconds in (0.5, 0.6, 0.5, 1.5):  # two requests: the backoffs take 1 and 2 seconds
+        with pytest.raises(Unauthorized):
+            token_of(worker)
+        fleet.clock.now += seconds
+    assert len(fleet.server.requests) == 2
+
+
 def test_a_secret_that_is_gone_leaves_the_servers_no_as_the_error(fleet, tmp_path, capture_log):
     (tmp_path / "secret").write_text("wrong")
     worker = fleet.worker(client_secret={"file": str(tmp_path / "secret")})

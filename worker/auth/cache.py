@@ -31,6 +31,7 @@ MAX_MARGIN_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 30.0
 TOO_YOUNG_SECONDS = 5.0
+HEAR_SECONDS = 1.0  # between looks whether somebody else was granted a token that was refused here
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class TokenCache:
         self._flight: Flight | None = None
         self._failure: Failure | None = None
         self._failures = 0
+        self._hear_at = 0.0
         self._refused = ""
 
     def get(self, meter: Meter) -> Token:
@@ -106,13 +108,20 @@ class TokenCache:
         return True
 
     def reload(self) -> None:
-        """Read the client's secrets anew, and let the next request be sent at once if a failure held it off.
+        """Read the client's secrets anew, and let the next request be sent at once if a refusal held it off.
 
-        A token that an older secret got goes on until it ends. Raises ``ConfigError`` if they cannot be read.
+        That is so for the whole fleet. A token of an older secret goes on until it ends. Raises ``ConfigError`` if
+        they cannot be read.
         """
         client = self._client.reread()
         with self._lock:
             self._client, self._failure = client, None
+        self._forgive(client)
+
+    def _forgive(self, client: Client) -> None:
+        entry = self._store.read(client.key)
+        if entry and not entry.lease_left and Failure.told(client.name, entry, 0.0).refused:
+            self._store.fail(client.key, entry.version, entry.failure, 0.0)
 
     def _get_or_wait(self, meter: Meter) -> Token:
         with self._lock:
@@ -121,7 +130,7 @@ class TokenCache:
             usable = held if held is not None and now < held.usable_until else None
             if usable and (self._flight or holding_off or now < usable.fresh_until):
                 return usable.token
-            if failure is not None and holding_off:
+            if failure is not None and holding_off and not (failure.refused and now >= self._hear_at):
                 raise failure.error(now)
             flight, joined = self._flight or Flight(), self._flight is not None
             self._flight = flight
@@ -149,7 +158,7 @@ class TokenCache:
 
     def _fly(self, flight: Flight, meter: Meter, *, early: bool = False) -> None:
         try:
-            found = self._renew(meter, early)
+            found = self._heard(early) or self._renew(meter, early)
         except BaseException as error:
             self._flight = None
             flight.set_exception(error)
@@ -165,15 +174,26 @@ class TokenCache:
                 self._held = Held(found.token, found.fresh_until, found.usable_until, successor)
                 self._failure, self._failures = None, 0
             else:
-                self._failure, self._failures = found, self._failures + 1
+                self._failure, self._hear_at = found, self._clock() + HEAR_SECONDS
         if early and isinstance(found, Failure):
             log.warning("no new token yet, the old one serves on", auth=found.auth, reason=found.detail)
+
+    def _heard(self, early: bool) -> Held | Failure | None:
+        """What the fleet says while a failure holds off here; None if none does, or not any more."""
+        failure = self._failure
+        if failure is None or self._clock() >= failure.until:
+            return None
+        if self._store.read(self._client.key) is None:  # it cannot be asked
+            return failure
+        return self._look(self._client, early)
 
     def _renew(self, meter: Meter, early: bool) -> Held | Failure:
         found = self._obtain(self._client, meter, early)
         if isinstance(found, Failure) and found.refused and self._has_other_secrets():
             log.info("trying the client's secrets as they read now", auth=self._client.name)
-            return self._obtain(self._client, meter, early)
+            found = self._obtain(self._client, meter, early)
+        if isinstance(found, Failure):
+            self._failures += 1
         return found
 
     def _has_other_secrets(self) -> bool:

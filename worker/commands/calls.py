@@ -32,6 +32,7 @@ def token(credential: Credential) -> dict[str, Any]:
     ``expires_in`` is in seconds. A credential without a token has only a name and a ``detail``.
     """
     meter = Meter()
+    credential.reload()  # who asks by hand may have mended what was refused
     found = {"auth": credential.name, "detail": credential.check(meter)}
     if not isinstance(credential, ClientCredentials):
         return found

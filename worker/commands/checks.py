@@ -146,6 +146,7 @@ def _auth(name: str, settings: Settings, tokens: TokenStore, owner: str, credent
     each = settings.auth[name]
     try:
         credential = auth.open_credential(name, each, tokens, owner=owner)
+        credential.reload()  # who asks by hand may have mended what was refused
         detail = credential.check(Meter())
     except WorkerError as error:
         advice = _sandbox_advice(each) if isinstance(error, Unavailable) else ""
