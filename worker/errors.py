@@ -56,7 +56,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.key}: {self.what}" if self.key else f"{self.where}: {self.what}"
+        return ": ".join(filter(None, (self.where, self.key, self.what)))
 
 
 class ConfigError(WorkerError):

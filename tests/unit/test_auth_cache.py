@@ -403,13 +403,19 @@ def test_while_the_store_is_down_a_refusal_holds_off_as_before(fleet):
     assert len(fleet.server.requests) == 2
 
 
-def test_a_secret_that_is_gone_leaves_the_servers_no_as_the_error(fleet, tmp_path, capture_log):
+def test_a_refused_secret_that_cannot_be_read_again_is_waited_for(fleet, tmp_path, capture_log):
     (tmp_path / "secret").write_text("wrong")
     worker = fleet.worker(client_secret={"file": str(tmp_path / "secret")})
     (tmp_path / "secret").unlink()
-    with pytest.raises(Unauthorized, match="invalid_client"):
+    with pytest.raises(Unavailable, match=r"invalid_client.*; client_secret: .*/secret cannot be read") as raised:
         token_of(worker)
-    assert [entry["event"] for entry in capture_log] == ["the client's secrets cannot be read again"]
+    (tmp_path / "secret").write_text(SECRET)
+    fleet.clock.now += raised.value.retry_after
+    token_of(worker)
+    assert [entry["event"] for entry in capture_log] == [
+        "the client's secrets cannot be read again",
+        "trying the client's secrets as they read now",
+    ]
 
 
 def test_clients_that_ask_for_something_else_do_not_wait_for_each_other(fleet):

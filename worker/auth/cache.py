@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.auth.client import Client
 from worker.auth.failure import Failure, moment
@@ -189,21 +189,24 @@ class TokenCache:
 
     def _renew(self, meter: Meter, early: bool) -> Held | Failure:
         found = self._obtain(self._client, meter, early)
-        if isinstance(found, Failure) and found.refused and self._has_other_secrets():
-            log.info("trying the client's secrets as they read now", auth=self._client.name)
-            found = self._obtain(self._client, meter, early)
+        if isinstance(found, Failure) and found.refused:
+            found = self._renew_with_other_secrets(found, meter, early)
         if isinstance(found, Failure):
             self._failures += 1
         return found
 
-    def _has_other_secrets(self) -> bool:
-        """Whether they read otherwise now, as they are then used."""
+    def _renew_with_other_secrets(self, refused: Failure, meter: Meter, early: bool) -> Held | Failure:
+        """The same with the secrets as they read now, if they read otherwise."""
         try:
             before, self._client = self._client, self._client.reread()
         except ConfigError as error:
             log.warning("the client's secrets cannot be read again", auth=self._client.name, reason=error.detail)
-            return False
-        return self._client is not before
+            # Somebody is just replacing them, or has to: that the server says no to the old ones is no last word.
+            return replace(refused, refused=False, detail=f"{refused.detail}; {error.detail}")
+        if self._client is before:
+            return refused
+        log.info("trying the client's secrets as they read now", auth=self._client.name)
+        return self._obtain(self._client, meter, early)
 
     def _obtain(self, client: Client, meter: Meter, early: bool) -> Held | Failure:
         while True:
