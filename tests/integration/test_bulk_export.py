@@ -417,7 +417,7 @@ def test_an_export_that_has_expired_is_begun_anew_once(server, tick, status):
     server.made(ONE)
     assert tick.rows("Patient") == [ONE]
     server.polls = [(status, {})] * 2
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="ehr: has dropped an export, and the one begun anew: answered"):
         tick.rows("Observation")
 
 

@@ -72,6 +72,18 @@ def test_a_certificate_of_another_authority_gets_nothing(authority, other_author
     assert not names
 
 
+def test_a_key_that_does_not_belong_to_the_certificate_any_more_is_not_told_as_the_servers_fault(
+    authority, server_pair
+):
+    pair = authority.pair("batch")
+    with tls_server(server_pair, authority.ca_file) as (url, names):
+        client = with_certificate(url, authority.ca_file, pair)
+        pair.key.write_bytes(authority.pair("other").key.read_bytes())
+        with pytest.raises(Unavailable, match=r"no TLS with .*, and our client_cert and client_key"):
+            client.token(Meter())
+    assert not names
+
+
 @pytest.mark.parametrize(
     ("host", "trusts"),
     [("127.0.0.1", "other_authority"), ("127.0.0.1", None), ("127.0.0.2", "authority")],

@@ -184,6 +184,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one(
         ('[worker]\narchive = ".."', "worker.archive", "must be a folder of its own, and not one that the"),
         ('[worker]\ninbox = "~/in"', "worker.inbox", "must be written out, as nobody's ~ is known here"),
         ('[worker]\nstate = "sqlite://"', "worker.state", "must be sqlite:///PATH"),
+        ('[worker]\nstate = "sqlite:///state.db?mode=ro"', "worker.state", "must be sqlite:///PATH"),
         ('[worker]\nstate = "mysql://db"', "worker.state", "must be sqlite:///PATH"),
         ('[worker]\nstate = { env = "NOT_SET" }', "worker.state", "the environment variable NOT_SET is not set"),
         ('[worker]\nstate = { file = "/nowhere" }', "worker.state", "/nowhere cannot be read: No such file"),

@@ -104,7 +104,8 @@ def _reason(error: Exception, request: Request, handled: BaseException | None) -
     """A sentence that quotes nothing: an exception's own text may hold URLs, headers, and what came."""
     match error:
         case requests.exceptions.SSLError():
-            return f"no TLS with {request.whom}: check its certificate's names, dates and CA (ca_file)"
+            ours = ", and our client_cert and client_key" if request.tls.client else ""
+            return f"no TLS with {request.whom}: check its certificate's names, dates and CA (ca_file){ours}"
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
             return f"{request.whom} did not answer within {request.timeout:g} s"
         case requests.ConnectionError() | urllib3.exceptions.ProtocolError():

@@ -205,7 +205,10 @@ class _Making:
                 return  # another worker, which has taken the delivery over, was done with it first
             was_begun = bool(self._progress.status)
             self._give_up()
-            if not (again and was_begun and (error.status in GONE or isinstance(error, _Expired))):
+            is_gone = was_begun and (error.status in GONE or isinstance(error, _Expired))
+            if is_gone and not again:
+                raise error.within("has dropped an export, and the one begun anew: ") from error
+            if not is_gone:
                 raise
             log.warning("an export has expired and is begun anew", backend=self._caller.backend)
             self.make(again=False)
