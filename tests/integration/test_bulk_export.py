@@ -237,13 +237,20 @@ def test_a_stopped_worker_goes_on_polling_at_the_next_start(server, tick):
     assert server.paths("DELETE") == ["/status/1"]
 
 
-def test_files_that_are_there_are_not_fetched_again(server, tick):
+def begun(server, tick):
+    """The folder of an export of which one file of two has been fetched."""
     server.made(ONE)
     second = server.made(TWO)
     server.answers[second] = 503, {}
     with pytest.raises(Unavailable):
         tick.rows("Patient")
     del server.answers[second]
+    (folder,) = (tick.folder / "exports").iterdir()
+    return folder
+
+
+def test_files_that_are_there_are_not_fetched_again(server, tick):
+    begun(server, tick)
     assert tick.rows("Patient") == [ONE, TWO]
     assert tick.rows("Patient") == [ONE, TWO]
     assert server.paths().count("/files/0") == 1
@@ -288,31 +295,15 @@ def test_who_has_lost_the_delivery_meanwhile_removes_nothing_of_the_one_who_has_
     assert half.exists()
 
 
-def begun(server, tick):
-    """The folder of an export of which one file of two has been fetched."""
-    server.made(ONE)
-    second = server.made(TWO)
-    server.answers[second] = 503, {}
-    with pytest.raises(Unavailable):
-        tick.rows("Patient")
-    del server.answers[second]
-    (folder,) = (tick.folder / "exports").iterdir()
-    return folder
-
-
 def test_nothing_of_an_export_that_was_given_up_is_taken_for_a_part_of_the_next_one(server, tick, monkeypatch):
-    server.made(ONE)
-    second = server.made(TWO)
-    server.answers[second] = 503, {}
-    with pytest.raises(Unavailable):
-        tick.rows("Patient")
+    begun(server, tick)
 
     def die(folder, **_):
         for each in folder.rglob("*.json"):
             each.unlink()
         raise KeyboardInterrupt
 
-    server.answers[second] = 404, {}
+    server.answers["/files/1"] = 404, {}
     server.manifest = {}
     server.made(THREE)
     monkeypatch.setattr(shutil, "rmtree", die)
