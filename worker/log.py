@@ -111,6 +111,12 @@ def unbind(before: Mapping[str, object]) -> None:
     _here.bound = before
 
 
+def lend(values: Mapping[str, object]) -> Mapping[str, object]:
+    """On a thread that works for another: have what is bound there, until ``unbind`` is given what this gives."""
+    before, _here.bound = _here.bound, values
+    return before
+
+
 @contextmanager
 def bound(**values: object) -> Iterator[None]:
     """Add values to every event inside the ``with``."""

@@ -118,11 +118,20 @@ class Runner:
     def _run_on_pool(
         self, delivery: Delivery, job: Job[..., Any], execution: Execution, part: Part, hurry: Callable[[], None]
     ) -> None:
-        work = partial(self._run_unit, delivery, execution)
+        work = partial(self._run_unit_for, log.context(), delivery, execution)
         reading = Reading(job.encoding, job.delimiter, self._chunk_rows, lambda: self._ask(delivery, execution))
         units, held_up = map(execution.units, delivery.read(reading)), delivery.meter.held_up
         for done in self._pool.run(work, units, limit=job.concurrency, held_up=held_up, hurry=hurry):
             self._keep(delivery, part, [outcome for some in done for outcome in some])
+
+    def _run_unit_for(
+        self, known: Mapping[str, object], delivery: Delivery, execution: Execution, unit: Unit
+    ) -> list[Outcome]:
+        before = log.lend(known)
+        try:
+            return self._run_unit(delivery, execution, unit)
+        finally:
+            log.unbind(before)
 
     def _run_unit(self, delivery: Delivery, execution: Execution, unit: Unit) -> list[Outcome]:
         self._go_on(delivery)

@@ -330,6 +330,18 @@ def test_the_log_says_which_delivery_and_job_it_is_about(run):
     assert log.context() == {}
 
 
+def test_so_does_what_is_logged_while_a_row_is_worked_on(run):
+    known = []
+
+    @job(files="*")
+    def tells(row, ctx):
+        known.append(dict(log.context()))
+
+    run(tells, [chunk(0, 3)])
+    assert known == [{"delivery": "3f9a1c2b", "job": "tells"}] * 3
+    assert log.context() == {}
+
+
 def test_a_delivery_that_another_worker_has_taken_is_left_at_its_next_row(run):
     @job(files="clients*.csv", concurrency=1)
     def loses(row, ctx):
