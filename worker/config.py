@@ -113,7 +113,7 @@ class Settings:
     def ledger_file(self) -> Path | None:
         """Where the ledger is, if it is a file and not a server's."""
         kind, _, file = self.worker.state.partition(":///")
-        return Path(file) if kind == "sqlite" else None
+        return Path(file.partition("?")[0]) if kind == "sqlite" else None  # without options of the driver's
 
 
 _WORKER = "worker"

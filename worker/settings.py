@@ -149,8 +149,7 @@ class WorkerSettings(_Table):
         scheme, _, rest = url.partition("://")
         if scheme == "postgresql+psycopg" and rest:
             return url
-        is_path = rest.startswith("/") and rest.strip("/") and "?" not in rest  # which SQLAlchemy takes for options
-        if scheme == "sqlite" and is_path and ":memory:" not in rest:
+        if scheme == "sqlite" and rest.startswith("/") and rest.strip("/") and ":memory:" not in rest:
             return f"sqlite:///{Place.of(info).root / rest[1:]}"
         raise ValueError("must be sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE for a fleet")
 

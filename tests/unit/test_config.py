@@ -121,6 +121,10 @@ def test_absolute_folders_and_other_ledgers_stay_as_they_are(load: Load) -> None
     assert load('[worker]\nstate = "sqlite:////srv/state.db"').worker.state == "sqlite:////srv/state.db"
 
 
+def test_options_of_the_driver_are_no_part_of_the_ledgers_file(load: Load) -> None:
+    assert load('[worker]\nstate = "sqlite:////srv/state.db?timeout=3"').ledger_file == Path("/srv/state.db")
+
+
 def test_settings_cannot_be_changed(load: Load) -> None:
     with pytest.raises(ValidationError):
         load().worker.threads = 1
@@ -184,7 +188,6 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one(
         ('[worker]\narchive = ".."', "worker.archive", "must be a folder of its own, and not one that the"),
         ('[worker]\ninbox = "~/in"', "worker.inbox", "must be written out, as nobody's ~ is known here"),
         ('[worker]\nstate = "sqlite://"', "worker.state", "must be sqlite:///PATH"),
-        ('[worker]\nstate = "sqlite:///state.db?mode=ro"', "worker.state", "must be sqlite:///PATH"),
         ('[worker]\nstate = "mysql://db"', "worker.state", "must be sqlite:///PATH"),
         ('[worker]\nstate = { env = "NOT_SET" }', "worker.state", "the environment variable NOT_SET is not set"),
         ('[worker]\nstate = { file = "/nowhere" }', "worker.state", "/nowhere cannot be read: No such file"),
