@@ -122,7 +122,7 @@ class Export:
         done = self._fetched()
         for number, _ in done.of_kind(kind):
             with _kept_on_disk():
-                yield from lines.read(done.path(number))
+                yield from lines.read(self._backend, done.path(number))
 
     def _fetched(self) -> Progress:
         if self._done is None:
@@ -147,7 +147,7 @@ class Export:
             raise
 
     def _refuse_a_part(self, progress: Progress) -> None:
-        said, failed = _told(progress)
+        said, failed = _told(self._backend, progress)
         if failed and not self._partial_ok:
             what = f"could not export everything: {failed} ({' '.join(said)}); take the others with partial_ok=True"
             raise Refused(self._backend, what)
@@ -164,12 +164,12 @@ def _kept_on_disk() -> Iterator[None]:
         raise Interrupted(Paused(f"an export's files cannot be kept: {sentence(error)}")) from error
 
 
-def _told(progress: Progress) -> tuple[list[str], int]:
+def _told(backend: str, progress: Progress) -> tuple[list[str], int]:
     """The codes of the server's issues, and how many of those are errors."""
     said: set[str] = set()
     failed = 0
     for number, _ in progress.of_kind("error"):
-        for outcome in lines.read(progress.path(number)):
+        for outcome in lines.read(backend, progress.path(number)):
             issues = outcome_issues(outcome)
             failed += sum(issue.get("severity") in _FATAL for issue in issues)
             if len(said) < 20:
