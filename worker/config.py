@@ -115,6 +115,14 @@ class Settings:
         kind, _, file = self.worker.state.partition(":///")
         return Path(file.partition("?")[0]) if kind == "sqlite" else None  # without options of the driver's
 
+    @property
+    def lacks_ledger(self) -> bool:
+        """Whether the ledger is a file that is not there: opening it would make an empty one."""
+        try:
+            return self.ledger_file is not None and not self.ledger_file.exists()
+        except OSError:  # which is told when it is opened
+            return False
+
 
 _WORKER = "worker"
 _SECTIONS = {section.name for section in fields(Settings)} - {"path"}

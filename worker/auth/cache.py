@@ -183,9 +183,10 @@ class TokenCache:
         failure = self._failure
         if failure is None or self._clock() >= failure.until:
             return None
-        if self._store.read(self._client.key) is None:  # it cannot be asked
+        found = self._look(self._client, early)
+        if found is None and self._store.read(self._client.key) is None:  # it cannot be asked
             return failure
-        return self._look(self._client, early)
+        return found
 
     def _renew(self, meter: Meter, early: bool) -> Held | Failure:
         found = self._obtain(self._client, meter, early)

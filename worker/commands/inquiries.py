@@ -78,11 +78,8 @@ def _known(settings: Settings) -> dict[str, Any]:
 
 def _without_ledger(settings: Settings) -> str:
     """A sentence, if there is none. Whoever looks makes none: a mistyped ``state`` would look like a quiet day."""
-    file = settings.ledger_file
-    with suppress(OSError):  # which is told when it is opened
-        if file and not file.exists():
-            return f"{file}: there is no ledger, as no worker has run with these settings yet"
-    return ""
+    said = f"{settings.ledger_file}: there is no ledger, as no worker has run with these settings yet"
+    return said if settings.lacks_ledger else ""
 
 
 def _open(settings: Settings) -> Ledger:

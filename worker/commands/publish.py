@@ -211,7 +211,7 @@ def _known(settings: Settings, queue: str, ids: list[str]) -> list[Entry]:
     """What the project's ledger knows, if there is one: messages are often sent from where no worker is."""
     from worker.ledger import Ledger
 
-    if settings.ledger_file and not settings.ledger_file.exists():
+    if settings.lacks_ledger:
         return []
     try:
         with closing(Ledger(settings.worker.state)) as ledger:
